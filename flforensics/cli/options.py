@@ -45,6 +45,70 @@ def report_options(command: Command) -> Command:
     )
 
 
+def input_options(command: Command) -> Command:
+    """INPUT..., --text and --labels."""
+    command = click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="True classes: a CSV with the columns path and label [default: folders named like classes].",
+    )(command)
+    command = click.option(
+        "--text", "texts", multiple=True, metavar="TEXT", help="A text as an input; may be repeated."
+    )(command)
+    return click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
+
+
+def target_options(command: Command) -> Command:
+    """--class and --target."""
+    command = click.option(
+        "--target",
+        type=click.Choice(["margin", "logit", "logprob"]),
+        default="margin",
+        show_default=True,
+        help="What is explained: the class's logit over the best other one, the logit alone, or the"
+        " log-probability.",
+    )(command)
+    return click.option(
+        "--class", "chosen", metavar="CLASS", help="Explain this class [default: the predicted one]."
+    )(command)
+
+
+def path_options(command: Command) -> Command:
+    """--nodes, --tolerance and --max-nodes."""
+    command = click.option(
+        "--max-nodes", type=click.IntRange(min=1), default=128, show_default=True, help="Stop doubling here."
+    )(command)
+    command = click.option(
+        "--tolerance",
+        type=click.FloatRange(min=0, min_open=True),
+        default=0.01,
+        show_default=True,
+        help="Error allowed, as a part of the round's movement (sampled Shapley values: of the 95 % interval's"
+        " half).",
+    )(command)
+    return click.option(
+        "--nodes", type=click.IntRange(min=1), metavar="N", help="Exactly N nodes [default: doubled as needed]."
+    )(command)
+
+
+def computing_options(command: Command) -> Command:
+    """--precise, --device and --factory."""
+    command = click.option(
+        "--factory", metavar="MODULE:FUNCTION", help='For `source = "python"`: what builds the network.'
+    )(command)
+    command = click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to compute.",
+    )(command)
+    return click.option(
+        "--precise", is_flag=True, help="Compute in float64, and say whether float32 ranks the same."
+    )(command)
+
+
 def archive_folder(given: Path | None) -> Path:
     """The folder of the archive. Raises UsageError if there is none."""
     if given is not None:
@@ -65,3 +129,27 @@ def archive_folder(given: Path | None) -> Path:
 def relative(path: Path) -> str:
     """The path as reports show it: relative to the working folder, with `/`."""
     return Path(os.path.relpath(path)).as_posix()
+
+
+def class_index(chosen: str | None, labels: tuple[str, ...]) -> int | None:
+    """The class as an index: a label's, or the number itself. Raises UsageError if it is neither."""
+    if chosen is None:
+        return None
+    if chosen in labels:
+        return labels.index(chosen)
+    if chosen.isascii() and chosen.isdigit():
+        return int(chosen)
+    raise UsageError(
+        f"--class {chosen} is no class of this model", hint=f"classes are {', '.join(labels) or 'numbers'}"
+    )
+
+
+def device_name(device: str) -> str:
+    """`cpu` or `cuda`. Raises UsageError where there is no CUDA device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: no CUDA device is available", hint="use --device cpu")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flforensics.cli.options import archive_folder, archive_option, relative, report_options
+from flforensics.cli.options import (
+    archive_folder,
+    archive_option,
+    class_index,
+    computing_options,
+    device_name,
+    input_options,
+    path_options,
+    relative,
+    report_options,
+    target_options,
+)
 from flforensics.cli.output import deliver, progress_bar, require_forms
 from flforensics.provenance import METHODS
 
@@ -22,40 +33,14 @@ _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in METHODS.items())
 
 
 @click.command("trace")
-@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@input_options
 @archive_option
 @click.option("--round", "number", type=int, required=True, metavar="N", help="The round whose global is asked.")
-@click.option("--text", "texts", multiple=True, metavar="TEXT", help="A text as an input; may be repeated.")
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="True classes: a CSV with the columns path and label [default: folders named like classes].",
-)
 @click.option(
     "--method", type=click.Choice(list(METHODS)), default="ledger", show_default=True, help=f"{_METHOD_HELP}."
 )
-@click.option("--class", "chosen", metavar="CLASS", help="Explain this class [default: the predicted one].")
-@click.option(
-    "--target",
-    type=click.Choice(["margin", "logit", "logprob"]),
-    default="margin",
-    show_default=True,
-    help="What is explained: the class's logit over the best other one, the logit alone, or the log-probability.",
-)
-@click.option(
-    "--nodes", type=click.IntRange(min=1), metavar="N", help="Exactly N nodes [default: doubled as needed]."
-)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
-    default=0.01,
-    show_default=True,
-    help="Error allowed, as a part of the round's movement (sampled Shapley values: of the 95 % interval's half).",
-)
-@click.option(
-    "--max-nodes", type=click.IntRange(min=1), default=128, show_default=True, help="Stop doubling here."
-)
+@target_options
+@path_options
 @click.option(
     "--layer-decay", type=float, default=0.9, show_default=True, help="tracefl: weight of a layer over the next."
 )
@@ -80,16 +65,8 @@ _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in METHODS.items())
     help="shapley: stop sampling here.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="shapley: of the permutations.")
-@click.option("--precise", is_flag=True, help="Compute in float64, and say whether float32 ranks the same.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute.",
-)
+@computing_options
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Show only the N best clients in the table.")
-@click.option("--factory", metavar="MODULE:FUNCTION", help='For `source = "python"`: what builds the network.')
 @report_options
 def command(
     inputs: tuple[str, ...],
@@ -117,7 +94,7 @@ def command(
     require_forms(form, outputs)
     _require_players(options)
     archive = open_archive(archive_folder(archive_path))
-    settings = Settings(chosen=_class(chosen, archive.manifest.labels), device=_device(device), **options)
+    settings = Settings(chosen=class_index(chosen, archive.manifest.labels), device=device_name(device), **options)
     with archive.hashing(), progress_bar() as progress:
         result = trace(
             archive, number, Given(inputs, texts, labels), settings=settings, factory=factory, progress=progress
@@ -202,33 +179,6 @@ def _same_ranking(precise: "Answers", plain: "Answers") -> bool:
     """Whether every input has its clients in the same order in both."""
     orders = [[[client.client for client in one.clients] for one in found.inputs] for found in (precise, plain)]
     return orders[0] == orders[1]
-
-
-def _class(chosen: str | None, labels: tuple[str, ...]) -> int | None:
-    """The class as an index: a label's, or the number itself."""
-    from flforensics.errors import UsageError
-
-    if chosen is None:
-        return None
-    if chosen in labels:
-        return labels.index(chosen)
-    if chosen.isascii() and chosen.isdigit():
-        return int(chosen)
-    raise UsageError(
-        f"--class {chosen} is no class of this model", hint=f"classes are {', '.join(labels) or 'numbers'}"
-    )
-
-
-def _device(device: str) -> str:
-    import torch
-
-    from flforensics.errors import UsageError
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: no CUDA device is available", hint="use --device cpu")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def _require_players(options: Mapping[str, Any]) -> None:

@@ -8,7 +8,10 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flforensics.report import Result, as_json
+from flforensics.report import Result
+from flforensics.report.as_json.inspection import inspection_document
+from flforensics.report.as_json.replay import replay_document
+from flforensics.report.as_json.trace import trace_document
 from flforensics.report.words import shown
 from flforensics.results import Inspection, Replay, Trace
 
@@ -27,7 +30,7 @@ def render(result: Result, *, top: int | None = None) -> str:
 
 
 def _trace(result: Trace) -> Iterator[dict[str, Any]]:
-    document = as_json.trace(result)
+    document = trace_document(result)
     for one in document["inputs"]:
         about = {
             "round": document["round"],
@@ -50,7 +53,7 @@ def _client(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _replay(result: Replay) -> Iterator[dict[str, Any]]:
-    for one in as_json.replay(result)["rounds"]:
+    for one in replay_document(result)["rounds"]:
         about = {key: one[key] for key in ("round", "rule", "verdict", "form", "arithmetic", "floor")}
         about["reason"] = one.get("reason", "")
         for tensor in one["tensors"] or [{}]:
@@ -58,7 +61,7 @@ def _replay(result: Replay) -> Iterator[dict[str, Any]]:
 
 
 def _inspection(result: Inspection) -> Iterator[dict[str, Any]]:
-    for one in as_json.inspection(result)["rounds"]:
+    for one in inspection_document(result)["rounds"]:
         about = {key: value for key, value in one.items() if key != "clients"}
         for client in one["clients"] or [{}]:
             yield about | client
