@@ -1,7 +1,7 @@
 """`flforensics localize`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flforensics.archive.declared import Archive
     from flforensics.cli.laboratory import Given, Group
     from flforensics.provenance.case import Settings
-    from flforensics.provenance.localize.localizing import Materials
+    from flforensics.provenance.localize.localizing import Found, Materials
     from flforensics.results import Localization, Progress
 
 ALL = "all"
@@ -144,19 +144,24 @@ def localize(
     materials = _materials(archive, groups, shape, asked=asked, settings=settings)
     doubts = doubts_of(archive, factory=factory, progress=progress)
     replay = replay_one(archive, number, progress=progress)
-    found = localize_round(
-        round_,
-        rule_of(fusion),
-        network_of(archive, factory=factory),
-        materials,
-        methods=methods,
-        settings=settings,
-        replays=replay.verdict.replays,
-        earlier=history(archive, number),
-        progress=progress,
-    )
+
+    def findings(settings: "Settings") -> "Found":
+        return localize_round(
+            round_,
+            rule_of(fusion),
+            network_of(archive, factory=factory),
+            materials,
+            methods=methods,
+            settings=settings,
+            replays=replay.verdict.replays,
+            earlier=history(archive, number),
+            progress=progress,
+        )
+
+    found = findings(settings)
+    same = _same_ranking(found, findings(replace(settings, precise=False))) if settings.precise else None
     return Localization(
-        run=run_of(settings, None),
+        run=run_of(settings, same),
         archive=relative(archive.root),
         digest=archive.digest,
         round=number,
@@ -165,6 +170,12 @@ def localize(
         silent=found.silent,
         warnings=(*doubts, *found.warnings),
     )
+
+
+def _same_ranking(precise: "Found", plain: "Found") -> bool:
+    """Whether every method ranks the clients in the same order in both."""
+    orders = [[[one.client for one in method.suspects] for method in found.findings] for found in (precise, plain)]
+    return orders[0] == orders[1]
 
 
 def chosen_methods(given: Sequence[str], *, inputs: bool, noise: bool) -> list[str]:

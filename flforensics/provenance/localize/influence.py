@@ -25,6 +25,7 @@ from flforensics.gradients.record import forward
 from flforensics.models import class_logits
 from flforensics.provenance.case import Case
 from flforensics.provenance.directions import started_from
+from flforensics.provenance.localize.finite import require_finite
 from flforensics.provenance.targets import ClassTarget
 
 NOISE_INPUTS = 5
@@ -56,7 +57,7 @@ class Influences:
 def influence(case: Case, noise: Call) -> Influences:
     """Both axes for every input of `case` (its target's classes) and every input of `noise`; float64.
 
-    Raises NotComputableError (PREVIOUS).
+    Raises NotComputableError (PREVIOUS, NON_FINITE).
     """
     updates = _Updates(case, _lengths(case))
     target = _influences(case, updates)
@@ -115,9 +116,10 @@ def _update(case: Case, name: str) -> Tensor:
 
 
 def _lengths(case: Case) -> Tensor:
-    """‖Δ_k‖ over all parameters, [K]; 1 for a client that changed nothing."""
+    """‖Δ_k‖ over all parameters, [K]; 1 for a client that changed nothing. NotComputableError (NON_FINITE)."""
     started_from(case)
     squares = torch.stack([_update(case, name).square().sum(1) for name in _trainable(case)]).sum(0)
+    require_finite(case, squares[None], "updates")
     return torch.where(squares > 0, squares.sqrt(), 1.0)
 
 

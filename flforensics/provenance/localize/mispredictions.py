@@ -22,6 +22,7 @@ from torch import Tensor
 from flforensics.provenance.case import Case, Scores
 from flforensics.provenance.counterfactual import counterfactual
 from flforensics.provenance.ledger import ledger
+from flforensics.provenance.localize.finite import require_finite
 from flforensics.provenance.targets import ClassTarget
 
 
@@ -42,9 +43,10 @@ class Blame:
 def mispredictions(case: Case) -> Blame:
     """Shares and re-fusions for every input of `case`, whose target is an error margin (`error_margin`).
 
-    Raises NotComputableError as the ledger does.
+    Raises NotComputableError as the ledger does, and (NON_FINITE) where a score is not finite.
     """
     scores = ledger(case)
+    require_finite(case, scores.clients, "scores")
     without = counterfactual(case).refused
     assert without is not None
     refused = torch.where(torch.isfinite(without.change), without.classes, -1)
