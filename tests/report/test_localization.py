@@ -82,6 +82,8 @@ def test_a_method_without_an_answer_and_a_round_that_does_not_replay():
     assert "mispredictions has no answer: the ledger of round 3 is not computable." in text
     assert "Replay of round 3: inconsistent (" in text
     assert "Warning: take care." in text
+    rough = flat(records.localization(records.shares(rough=2)))
+    assert "Warning: for 2 inputs, mispredictions rests on a ledger that did not converge." in rough
 
 
 def test_the_json_has_every_figure():

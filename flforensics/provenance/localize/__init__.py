@@ -12,7 +12,7 @@ class LocalizerRow:
     """One localizer: where its finding is made, one line of help, its source, and what it looks at.
 
     `mispredictions` says whether it needs inputs that the global gets wrong, `noise` whether it makes inputs of
-    its own, which must be numbers. `options` are the settings that influence its figures.
+    its own, which must be numbers.
     """
 
     where: str
@@ -20,7 +20,6 @@ class LocalizerRow:
     paper: str
     mispredictions: bool
     noise: bool
-    options: tuple[str, ...]
 
 
 LOCALIZERS: dict[str, LocalizerRow] = {
@@ -30,7 +29,6 @@ LOCALIZERS: dict[str, LocalizerRow] = {
         "Gill, Anwar and Gulzar, ICSE 2023",
         False,
         True,
-        ("random_inputs", "threshold", "seed"),
     ),
     "influence": LocalizerRow(
         "flforensics.provenance.localize.findings:axes",
@@ -38,7 +36,6 @@ LOCALIZERS: dict[str, LocalizerRow] = {
         "Jia, Fang, Liu, Zhang and Gong, NeurIPS 2025",
         True,
         True,
-        ("seed",),
     ),
     "mispredictions": LocalizerRow(
         "flforensics.provenance.localize.findings:shares",
@@ -46,6 +43,5 @@ LOCALIZERS: dict[str, LocalizerRow] = {
         "the ledger; percentile bootstrap: Efron 1979",
         True,
         False,
-        ("tolerance", "max_nodes", "seed"),
     ),
 }

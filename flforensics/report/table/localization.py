@@ -32,6 +32,10 @@ def localization_lines(result: Localization, top: int | None) -> Iterator[str]:
     for finding in result.findings:
         parameters = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in finding.method.parameters)
         yield wrapped(f"Method: {finding.method.name} ({parameters}); {result.run.dtype} on {result.run.device}.")
+    for finding in result.findings:
+        if finding.rough:
+            inputs = plural(finding.rough, "input")
+            yield wrapped(f"Warning: for {inputs}, {finding.method.name} rests on a ledger that did not converge.")
     for warning in result.warnings:
         yield wrapped(f"Warning: {shown(warning)}.")
     yield wrapped(f"Limits: {LIMITS}")
