@@ -1,8 +1,8 @@
 """From a round, a network and inputs to every localizer's finding.
 
-A program that wants the tensors alone makes a case and asks: `feddebug(case_of(round, rule, network, random inputs,
-settings=...))` gives votes; with `batch = labelled(case, call, classes)`, `influence(batch.mispredicted(), noise)` gives
-an order, and `mispredictions(batch.case).shares[batch.wrong].mean(0)` the mean shares.
+A program that wants the tensors alone makes a case and asks: `feddebug(case_of(round, rule, network, random
+inputs, settings=...))` gives votes; with `batch = labelled(case, call, classes)`, `influence(batch.mispredicted(),
+noise)` gives an order, and `mispredictions(batch.case).shares[batch.wrong].mean(0)` the mean shares.
 """
 
 from collections.abc import Callable, Sequence
