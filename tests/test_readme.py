@@ -9,6 +9,7 @@ import pytest
 from flforensics import cli
 from flforensics.fusion import FUSIONS
 from flforensics.provenance import METHODS
+from flforensics.provenance.localize import LOCALIZERS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -53,7 +54,7 @@ def test_there_are_examples() -> None:
     assert len(BLOCKS) >= 3
 
 
-@pytest.mark.parametrize("word", [*cli.COMMANDS, *METHODS, *FUSIONS])
+@pytest.mark.parametrize("word", [*cli.COMMANDS, *METHODS, *LOCALIZERS, *FUSIONS])
 def test_every_command_method_and_rule_is_explained(word: str) -> None:
     assert f"`{word}`" in README or f"`flforensics {word}" in README
 

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("flforensics.cli.inspect:command", "What is in this archive, and what is wrong with it."),
     "replay": ("flforensics.cli.replay:command", "Is each global the fusion of its clients?"),
     "trace": ("flforensics.cli.trace:command", "Who is responsible for these predictions?"),
+    "localize": ("flforensics.cli.localize:command", "Which client of a round is faulty?"),
 }
 
 WELL, FINDING, USAGE, UNDECIDED, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 70, 130

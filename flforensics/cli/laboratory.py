@@ -1,15 +1,17 @@
-"""What `inspect` and `trace` need besides a round: the network, the inputs as a batch, and the check."""
+"""What several commands need besides a round: the network, the inputs as a batch, the check, the run itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from flforensics.archive.declared import Archive
 from flforensics.cli.options import relative
+from flforensics.cli.replay import replay_one
 from flforensics.errors import EvidenceError, UsageError
-from flforensics.evidence import open_evidence
+from flforensics.evidence import EvidenceFile, open_evidence
 from flforensics.formats import open_checkpoint
 from flforensics.gradients import Call
 from flforensics.inputs import (
@@ -18,16 +20,18 @@ from flforensics.inputs import (
     collate,
     expand,
     label_of_folder,
+    noise_shape,
     read_labels,
     read_samples,
     text_samples,
     with_labels,
 )
 from flforensics.models import build_network
+from flforensics.provenance import METHODS
 from flforensics.provenance.case import Settings
 from flforensics.provenance.check import logits_difference
 from flforensics.provenance.trace import Questions
-from flforensics.results import CheckOutcome, Subject
+from flforensics.results import CheckOutcome, Method, Progress, Run, Subject
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,21 @@ def groups_of(archive: Archive, given: Given) -> list[Group]:
     return [Group(tuple(rows), _questions([samples[row] for row in rows])) for rows in alike(samples)]
 
 
+def shape_of_noise(archive: Archive, groups: Sequence[Group]) -> tuple[int, ...] | None:
+    """The shape of one input of random numbers: of the first one given, or of the [check]'s, or as [input] says.
+
+    None where nothing says it, and for token ids.
+    """
+    check = archive.manifest.check
+    if groups:
+        call = groups[0].questions.call
+    elif check is not None:
+        call = _questions(_read(archive, [archive.resource(check.input)])).call
+    else:
+        return noise_shape(input_table(archive))
+    return tuple(call.arguments[0].shape[1:]) if call.arguments else None
+
+
 def run_check(archive: Archive, *, factory: str | None) -> CheckOutcome | None:
     """The outcome of the archive's [check], or None if it has none.
 
@@ -82,13 +101,7 @@ def run_check(archive: Archive, *, factory: str | None) -> CheckOutcome | None:
             hint="correct `global` in [layout]",
         )
     number = archive.globals[-1] if check.round is None else check.round
-    samples = read_samples(
-        _input_table(archive),
-        [archive.resource(check.input)],
-        resource=archive.resource,
-        names=archive.manifest.labels,
-        open_tensors=open_checkpoint,
-    )
+    samples = _read(archive, [archive.resource(check.input)])
     difference = logits_difference(
         network_of(archive, factory=factory),
         archive.stored_global(number),
@@ -111,13 +124,51 @@ def failed_check(check: CheckOutcome) -> EvidenceError:
     )
 
 
+def doubts_of(archive: Archive, *, factory: str | None, progress: Progress) -> tuple[str, ...]:
+    """Run the archive's check, so that a wrong preprocessing cannot pass silently.
+
+    A check that fails under a global that replays is an error. Where that global does not replay, the check may
+    have failed because of it, and the answer goes on with a warning.
+    """
+    check = run_check(archive, factory=factory)
+    if check is None or check.passed:
+        return ()
+    error = failed_check(check)
+    if check.round not in archive.fusions or replay_one(archive, check.round, progress=progress).verdict.replays:
+        raise error
+    return (f"{error.message}, and that global does not replay",)
+
+
+def method_of(settings: Settings, *, idle: Sequence[str] = ()) -> Method:
+    """The method with the parameters that its numbers depend on; `idle` ones did not matter this time."""
+    shown = {name: getattr(settings, name) for name in METHODS[settings.method].options}
+    unused = {*idle, *(("tolerance", "max_nodes") if settings.nodes is not None else ())}
+    parameters = ((name, value) for name, value in shown.items() if value not in (None, ()) and name not in unused)
+    return Method(settings.method, tuple(parameters))
+
+
+def run_of(settings: Settings, same: bool | None) -> Run:
+    """Where and how the numbers were computed; `same` says whether float32 ranks alike, where that was asked."""
+    dtype = str(settings.dtype).removeprefix("torch.")
+    return Run(settings.device, dtype, torch.get_num_threads(), (("torch", torch.__version__),), same)
+
+
 def _samples(archive: Archive, given: Given) -> list[Sample]:
-    table, names = _input_table(archive), archive.manifest.labels
+    table, names = input_table(archive), archive.manifest.labels
     texts = text_samples(table, given.texts, resource=archive.resource) if given.texts else []
     paths = expand(given.patterns, kind=str(table.get("kind"))) if given.patterns else []
     files = [open_evidence(path, relative(path)) for path in paths]
-    samples = read_samples(table, files, resource=archive.resource, names=names, open_tensors=open_checkpoint)
-    return [*_labelled(samples, paths, names, given.labels), *texts]
+    return [*_labelled(_read(archive, files), paths, names, given.labels), *texts]
+
+
+def _read(archive: Archive, files: Sequence[EvidenceFile]) -> list[Sample]:
+    return read_samples(
+        input_table(archive),
+        files,
+        resource=archive.resource,
+        names=archive.manifest.labels,
+        open_tensors=open_checkpoint,
+    )
 
 
 def _labelled(
@@ -140,7 +191,8 @@ def _questions(samples: Sequence[Sample]) -> Questions:
     return Questions(Call(batch.arguments, batch.keywords), subjects)
 
 
-def _input_table(archive: Archive) -> dict[str, object]:
+def input_table(archive: Archive) -> dict[str, object]:
+    """[input] of the manifest. Raises UsageError if there is none."""
     table = archive.manifest.input
     if table is None:
         raise UsageError(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flforensics.cli.laboratory import Given
     from flforensics.provenance.case import Settings
     from flforensics.provenance.trace import Answers
-    from flforensics.results import Method, Progress, Run, Trace
+    from flforensics.results import Method, Progress, Trace
 
 _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in METHODS.items())
 
@@ -113,7 +113,7 @@ def trace(
     progress: "Progress",
 ) -> "Trace":
     """The whole answer: the check, the replay of the round, and the trace of every input."""
-    from flforensics.cli.laboratory import groups_of, network_of
+    from flforensics.cli.laboratory import doubts_of, groups_of, network_of, run_of
     from flforensics.cli.replay import history, replay_one
     from flforensics.fusion.specification import fusion_specification, rule_of
     from flforensics.provenance.trace import joined, trace_round
@@ -121,7 +121,7 @@ def trace(
 
     round_, fusion = archive.round(number), fusion_specification(archive.manifest.fusion)
     groups = groups_of(archive, given)
-    doubts = _doubts(archive, factory=factory, progress=progress)
+    doubts = doubts_of(archive, factory=factory, progress=progress)
     replay = replay_one(archive, number, progress=progress)
 
     def answers(settings: "Settings") -> "Answers":
@@ -144,7 +144,7 @@ def trace(
     found = answers(settings)
     same = _same_ranking(found, answers(replace(settings, precise=False))) if settings.precise else None
     return Trace(
-        run=_run(settings, same),
+        run=run_of(settings, same),
         archive=relative(archive.root),
         digest=archive.digest,
         round=number,
@@ -155,24 +155,6 @@ def trace(
         untraced=found.untraced,
         warnings=(*doubts, *found.warnings),
     )
-
-
-def _doubts(archive: "Archive", *, factory: str | None, progress: "Progress") -> tuple[str, ...]:
-    """Run the archive's check, so that a wrong preprocessing cannot pass silently.
-
-    A check that fails under a global that replays is an error. Where that global does not replay, the check may
-    have failed because of it, and the answer goes on with a warning.
-    """
-    from flforensics.cli.laboratory import failed_check, run_check
-    from flforensics.cli.replay import replay_one
-
-    check = run_check(archive, factory=factory)
-    if check is None or check.passed:
-        return ()
-    error = failed_check(check)
-    if check.round not in archive.fusions or replay_one(archive, check.round, progress=progress).verdict.replays:
-        raise error
-    return (f"{error.message}, and that global does not replay",)
 
 
 def _same_ranking(precise: "Answers", plain: "Answers") -> bool:
@@ -192,22 +174,7 @@ def _require_players(options: Mapping[str, Any]) -> None:
 
 def _method(settings: "Settings", found: "Answers") -> "Method":
     """The method with the parameters that its numbers depend on."""
-    from flforensics.results import Method
+    from flforensics.cli.laboratory import method_of
 
-    shown = {name: getattr(settings, name) for name in METHODS[settings.method].options}
-    idle = ["tolerance", "max_nodes"] if settings.nodes is not None else []
-    if all(one.permutations is None for one in found.inputs) and "seed" in shown:
-        idle = ["tolerance", "max_permutations", "seed"]
-    parameters = tuple(
-        (name, value) for name, value in shown.items() if value not in (None, ()) and name not in idle
-    )
-    return Method(settings.method, parameters)
-
-
-def _run(settings: "Settings", same: bool | None) -> "Run":
-    import torch
-
-    from flforensics.results import Run
-
-    dtype = str(settings.dtype).removeprefix("torch.")
-    return Run(settings.device, dtype, torch.get_num_threads(), (("torch", torch.__version__),), same)
+    exact = all(one.permutations is None for one in found.inputs) and "seed" in METHODS[settings.method].options
+    return method_of(settings, idle=("tolerance", "max_permutations", "seed") if exact else ())

@@ -6,6 +6,7 @@ stated in the table or refused; nothing is clipped, guessed or repaired. The fil
 
 from flforensics.inputs.kinds import KINDS, Kind, kind_of, read_samples, text_samples
 from flforensics.inputs.labels import label_of_folder, read_labels, with_labels
+from flforensics.inputs.noise import kaiming_noise, noise_shape, uniform_noise
 from flforensics.inputs.paths import expand
 from flforensics.inputs.samples import Batch, Sample, alike, collate
 
@@ -17,10 +18,13 @@ __all__ = [
     "alike",
     "collate",
     "expand",
+    "kaiming_noise",
     "kind_of",
     "label_of_folder",
+    "noise_shape",
     "read_labels",
     "read_samples",
     "text_samples",
+    "uniform_noise",
     "with_labels",
 ]

@@ -108,7 +108,7 @@ def read_image(file: EvidenceFile, settings: ImageSettings) -> Tensor:
         image, full_scale = _in_mode(image, file, settings)
         pixels = settings.geometry.apply(image, file.name)
     pixels = pixels / torch.tensor(full_scale if settings.scale is None else settings.scale)
-    return require_finite(_normalised(pixels, settings), file.name)
+    return require_finite(normalised(pixels, settings), file.name)
 
 
 def _decode(file: EvidenceFile, settings: ImageSettings) -> "Image":
@@ -163,8 +163,9 @@ def _deep(image: "Image", file: EvidenceFile, settings: ImageSettings) -> tuple[
     return image.convert("F"), _SIXTEEN_BITS
 
 
-def _normalised(pixels: Tensor, settings: ImageSettings) -> Tensor:
-    channels = pixels if settings.mode == "L" else pixels.expand(3, -1, -1)
+def normalised(pixels: Tensor, settings: ImageSettings) -> Tensor:
+    """Pixels [..., channels, height, width] less `mean`, over `std`; one channel is repeated for RGB."""
+    channels = pixels if settings.mode == "L" else pixels.expand(*pixels.shape[:-3], 3, -1, -1)
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (settings.mean, settings.std))
     return (channels - mean) / std
 

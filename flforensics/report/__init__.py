@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import cast
 
-from flforensics.results import Inspection, Replay, Trace
+from flforensics.results import Inspection, Localization, Replay, Trace
 
-Result = Inspection | Replay | Trace
+Result = Inspection | Localization | Replay | Trace
 """What a command found out."""
 
 LIMITS = (

@@ -10,16 +10,17 @@ from typing import Any
 
 from flforensics.report import Result
 from flforensics.report.as_json.inspection import inspection_document
+from flforensics.report.as_json.localization import localization_document
 from flforensics.report.as_json.replay import replay_document
 from flforensics.report.as_json.trace import trace_document
 from flforensics.report.words import shown
-from flforensics.results import Inspection, Replay, Trace
+from flforensics.results import Inspection, Localization, Replay, Trace
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def render(result: Result, *, top: int | None = None) -> str:
-    """One header, then one row for each input and client (trace), tensor (replay) or client (inspect)."""
+    """One header, then one row for each input and client (trace), tensor (replay), client (inspect) or suspect."""
     rows = list(_ROWS[type(result)](result))
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
@@ -67,10 +68,25 @@ def _inspection(result: Inspection) -> Iterator[dict[str, Any]]:
             yield about | client
 
 
+def _localization(result: Localization) -> Iterator[dict[str, Any]]:
+    document = localization_document(result)
+    for one in document["findings"]:
+        about = {
+            "round": document["round"],
+            "method": one["method"]["name"],
+            "verdict": document["replay"]["verdict"],
+            "stands_out": one["stands_out"]["client"] or "",
+            "reason": one["stands_out"].get("reason", ""),
+        }
+        for client in one["clients"]:
+            yield about | _client(client)
+
+
 _ROWS: Mapping[type, Callable[[Any], Iterator[dict[str, Any]]]] = {
     Trace: _trace,
     Replay: _replay,
     Inspection: _inspection,
+    Localization: _localization,
 }
 
 

@@ -6,6 +6,16 @@ report unless its comment says that `None` is an answer ("does not exist").
 
 from flforensics.results.common import Anomaly, Problem, Progress, Verdict, no_progress
 from flforensics.results.inspection import CheckOutcome, Inspection, RoundContents
+from flforensics.results.localization import (
+    Differences,
+    Finding,
+    Localization,
+    Misled,
+    Silent,
+    StandsOut,
+    Suspect,
+    TwoAxes,
+)
 from flforensics.results.replay import (
     ClientWeight,
     Exact,
@@ -41,12 +51,16 @@ __all__ = [
     "ClientScore",
     "ClientWeight",
     "Counterfactual",
+    "Differences",
     "Exact",
+    "Finding",
     "ImpliedUpdate",
     "InputTrace",
     "Inspection",
+    "Localization",
     "Match",
     "Method",
+    "Misled",
     "Parts",
     "Prediction",
     "Problem",
@@ -58,10 +72,14 @@ __all__ = [
     "RoundContents",
     "RoundReplay",
     "Run",
+    "Silent",
+    "StandsOut",
     "Subject",
+    "Suspect",
     "Target",
     "TensorReplay",
     "Trace",
+    "TwoAxes",
     "Unexplained",
     "UnexplainedTensor",
     "Untraced",

@@ -7,6 +7,7 @@ from tests.cli import goldens
 
 TRACE = ("trace", "--device", "cpu", "--round")
 DIGITS, TEXT = (*TRACE, 12), (*TRACE, 6)
+LOCALIZE = ("localize", "--device", "cpu", "--round", 12)
 FEW = ("inputs/1/0397.png", "inputs/5/*.png", "inputs/9/1543.png")
 
 REPORTS = {
@@ -28,6 +29,9 @@ REPORTS = {
     "digits-tracefl.txt": ("digits", *DIGITS, "input.png", "--method", "tracefl"),
     "digits-tracefl.json": ("digits", *DIGITS, "input.png", "--method", "tracefl", "--format", "json"),
     "digits-tracefl-many.txt": ("digits", *DIGITS, "inputs", "--method", "tracefl", "--no-scale-clients"),
+    "digits-localize.txt": ("digits", *LOCALIZE, "inputs"),
+    "digits-localize.json": ("digits", *LOCALIZE, "inputs", "--format", "json"),
+    "digits-localize.csv": ("digits", *LOCALIZE, "inputs", "--format", "csv"),
     "text-inspect.txt": ("text", "inspect"),
     "text-replay.txt": ("text", "replay"),
     "text-trace.txt": ("text", *TEXT, "input.txt"),

@@ -6,9 +6,13 @@ from flforensics.results import (
     CheckOutcome,
     ClientScore,
     ClientWeight,
+    Differences,
+    Finding,
     InputTrace,
     Inspection,
+    Localization,
     Method,
+    Misled,
     Parts,
     Prediction,
     Problem,
@@ -17,10 +21,13 @@ from flforensics.results import (
     RoundContents,
     RoundReplay,
     Run,
+    StandsOut,
     Subject,
+    Suspect,
     Target,
     TensorReplay,
     Trace,
+    TwoAxes,
     Verdict,
 )
 
@@ -111,5 +118,67 @@ def inspection(**changes):
         check=CheckOutcome(3, "check.png", 1e-6, 1e-3, True),
         problems=(Problem("a.pt", "NON_FINITE", "a.pt holds non-finite numbers", True),),
         digest="sha256:" + "0" * 64,
+    )
+    return replace(usual, **changes)
+
+
+def votes(**changes):
+    """FedDebug's finding: hospital-1 differs."""
+    usual = Finding(
+        Method("feddebug", (("random_inputs", 10), ("threshold", 0.003), ("seed", 0))),
+        10,
+        (
+            Suspect("hospital-1", 0.5, 1, Differences(9, 31.5)),
+            Suspect("hospital-2", 0.3, 2, Differences(1, 12.0)),
+            Suspect("hospital-3", 0.2, 3, Differences(0, 2.25)),
+        ),
+        StandsOut("hospital-1", 8.0, chance=0.000125),
+        voting=10,
+    )
+    return replace(usual, **changes)
+
+
+def axes(**changes):
+    """The influence test's finding: hospital-2 is on the suspects' side."""
+    usual = Finding(
+        Method("influence", (("noise_inputs", 5), ("seed", 0))),
+        4,
+        (
+            Suspect("hospital-2", 0.5, 1, TwoAxes(0.75, 0.125, 5)),
+            Suspect("hospital-1", 0.5, 2, TwoAxes(-0.25, 0.5, 0)),
+        ),
+        StandsOut("hospital-2", 0.01, (0.005, 0.02)),
+    )
+    return replace(usual, **changes)
+
+
+def misled(**changes):
+    """One client's part in four mispredictions and twelve controls."""
+    return replace(Misled(0.625, (0.5, 0.75), 4, 4, 0.125, 3, 3, 1), **changes)
+
+
+def shares(**changes):
+    """The ledger's finding: hospital-1 moved the model towards its mispredictions."""
+    usual = Finding(
+        Method("mispredictions", (("tolerance", 0.01), ("max_nodes", 128), ("seed", 0))),
+        4,
+        (Suspect("hospital-1", 0.5, 1, misled()), Suspect("hospital-2", 0.5, 2, misled(share=-0.25, top=0))),
+        StandsOut("hospital-1", 0.5, (0.375, 0.625)),
+        controls=12,
+    )
+    return replace(usual, **changes)
+
+
+def localization(*findings, **changes):
+    """A whole localization, by all methods unless told otherwise."""
+    usual = Localization(
+        run=Run("cpu", "float32", 1, (("torch", "2.15.0"),)),
+        archive="archives/a",
+        digest="sha256:" + "0" * 64,
+        round=3,
+        replay=round_replay(),
+        findings=findings or (votes(), axes(), shares()),
+        silent=(),
+        warnings=(),
     )
     return replace(usual, **changes)

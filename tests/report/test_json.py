@@ -28,6 +28,7 @@ def document(result):
         (records.inspection(), "flforensics.inspect/1"),
         (records.replay(), "flforensics.replay/1"),
         (records.trace(), "flforensics.trace/1"),
+        (records.localization(), "flforensics.localize/1"),
     ],
 )
 def test_first_the_schema_and_last_the_limits(result, schema):

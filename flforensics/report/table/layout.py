@@ -2,7 +2,8 @@
 
 import textwrap
 
-from flforensics.results import Verdict
+from flforensics.report.words import shown
+from flforensics.results import RoundReplay, Verdict
 
 _WIDTH = 100
 
@@ -18,3 +19,16 @@ MEANING = {
 def wrapped(text: str) -> str:
     """A paragraph at most 100 columns wide."""
     return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def replay_line(replay: RoundReplay) -> str:
+    """The verdict on the round that a report is about, in a sentence or two."""
+    text = f"Replay of round {replay.round}: {replay.verdict.value} ({MEANING[replay.verdict]}"
+    if replay.reason:
+        text += f": {shown(replay.reason)}"
+    text += ")."
+    if replay.exact is not None:
+        text += f" The recipe is {replay.exact.recipe}: {replay.exact.frameworks}."
+    elif replay.floor is not None:
+        text += f" Changes below {replay.floor:.1e} of a value cannot be seen."
+    return wrapped(text)

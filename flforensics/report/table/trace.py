@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from flforensics.report import LIMITS
 from flforensics.report.table.counterfactual import COLUMNS, counterfactual_sentence, counterfactual_table
-from flforensics.report.table.layout import MEANING, wrapped
+from flforensics.report.table.layout import replay_line, wrapped
 from flforensics.report.words import bar, percent, plural, shown, signed
 from flforensics.results import (
     ClientScore,
@@ -15,7 +15,6 @@ from flforensics.results import (
     Parts,
     Prediction,
     Responsible,
-    RoundReplay,
     Trace,
 )
 
@@ -31,7 +30,7 @@ def trace_lines(result: Trace, top: int | None) -> Iterator[str]:
     else:
         yield from _summary(result)
         yield ""
-    yield _replay_line(result.replay)
+    yield replay_line(result.replay)
     yield _method_line(result)
     if result.untraced:
         yield _untraced_line(result)
@@ -234,18 +233,6 @@ def _summary_row(one: InputTrace, result: Trace) -> tuple[str, ...]:
     effect = "" if one.round_effect is None else signed(one.round_effect)
     before = "" if one.before is None else _said(one.before)
     return name, true, _said(one.prediction) + mark, before, effect, who, share
-
-
-def _replay_line(replay: RoundReplay) -> str:
-    text = f"Replay of round {replay.round}: {replay.verdict.value} ({MEANING[replay.verdict]}"
-    if replay.reason:
-        text += f": {shown(replay.reason)}"
-    text += ")."
-    if replay.exact is not None:
-        text += f" The recipe is {replay.exact.recipe}: {replay.exact.frameworks}."
-    elif replay.floor is not None:
-        text += f" Changes below {replay.floor:.1e} of a value cannot be seen."
-    return wrapped(text)
 
 
 def _method_line(result: Trace) -> str:
