@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Subject:
-    """A network: its [model] table and the shape of one input; for texts their length and the vocabulary's size."""
+    """A network: its [model] table and the shape of one input; for texts their length and the vocabulary."""
 
     name: str
     table: dict[str, Any]

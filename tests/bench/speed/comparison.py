@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flforensics.models import build_network
+from tests.bench.measuring import measured
 from tests.bench.speed.archives import inputs_of
 from tests.bench.speed.cases import Case
 from tests.bench.speed.limit import measured_rates, seconds_at_best, work_of
@@ -42,15 +43,16 @@ def compared(folder: Path, case: Case, how: Measurement, say: Say) -> dict[str, 
     network = build_network(case.subject.table)
     rates = measured_rates(folder, network, inputs_of(case), device=how.device)
     work = work_of(folder, network, inputs=case.inputs, clients=case.clients)
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     for name, method in methods.items():
-        say(f"{case.name}: memory of {name}")
         rows[name] = {
             "seconds": median(seconds[name]),
             "repeats": len(seconds[name]),
             "to tracefl": _ratio(seconds[name], seconds[TRACEFL]),
-            "peak": _peak(folder, case, name, how.device),
         }
+        if method.memory:
+            say(f"{case.name}: memory of {name}")
+            rows[name]["peak"] = _peak(folder, case, name, how.device)
         if case.loop:
             rows[name]["loop to it"] = _ratio(seconds[LOOP], seconds[name])
             rows[name]["batched loop to it"] = _ratio(seconds[BATCHED], seconds[name])
@@ -69,8 +71,6 @@ def compared(folder: Path, case: Case, how: Measurement, say: Say) -> dict[str, 
 
 def measure_peak(folder: Path, case: Case, name: str, device: str) -> int:
     """Bytes of anonymous memory that the method needs above what was there, in this process."""
-    from tests.bench.measuring import measured
-
     call = inputs_of(case)
     with measured() as work:
         METHODS[name].run(folder, case, call, device)

@@ -75,8 +75,8 @@ TRACEFL, LOOP, BATCHED = "tracefl", "paper's loop", "paper's loop, 50 inputs at 
 LEDGER_8, LEDGER, HASHED, HASHING = "ledger --nodes 8", "ledger", "tracefl, with hashing", "hashing alone"
 
 METHODS: dict[str, Method] = {
-    LOOP: Method(_loop(1)),
-    BATCHED: Method(_loop(50), memory=False),
+    LOOP: Method(_loop(1), memory=False),
+    BATCHED: Method(_loop(50)),
     TRACEFL: Method(_ours(method="tracefl"), passes=1),
     HASHED: Method(_ours(hashing=True, method="tracefl"), passes=1, memory=False),
     LEDGER_8: Method(_ours(nodes=8), passes=8),

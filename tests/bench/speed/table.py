@@ -31,6 +31,6 @@ def _row(case: Mapping[str, Any], name: str) -> str:
         f"{found['seconds']:.2f}",
         *("" if ratio is None or name == HASHING else f"{ratio:.2f}" for ratio in ratios),
         f"{found['of the limit']:.0%}" if "of the limit" in found else "",
-        f"{found['peak'] / 1e6:,.0f}",
+        f"{found['peak'] / 1e6:,.0f}" if "peak" in found else "",
     ]
     return f"| {' | '.join(cells)} |"
