@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -11,10 +12,11 @@ from tests.bench.speed.archives import write_case
 from tests.bench.speed.cases import SCALES, Case
 from tests.bench.speed.comparison import Measurement, compared, machine, measure_peak
 from tests.bench.speed.methods import METHODS
-from tests.bench.speed.table import markdown
+from tests.bench.speed.table import markdown, quoting
 
 _FOLDER = Path("build/bench-speed")
-_RESULTS = Path(__file__).parent / "results.json"
+_RESULTS = Path(__file__).with_name("results.json")
+_README = Path("README.md")
 _CASES = {case.name: case for cases in SCALES.values() for case in cases}
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 
@@ -35,15 +37,21 @@ def main() -> None:
 )
 @_device
 def compare(scale: str, repeats: int, seconds: float, output: Path, device: str) -> None:
-    """Write each case's archive, measure, and delete it again; results are written after every case."""
+    """Write each case's archive, measure, and delete it again; results are written after every case.
+
+    The README is made to quote what lies at the default output.
+    """
     torch.backends.cuda.matmul.allow_tf32 = False
-    found = []
+    found: list[dict[str, object]] = []
+    results: dict[str, Any] = {"scale": scale, "machine": machine(device), "cases": found}
     for case in SCALES[scale]:
         found.append(_measured(case, Measurement(repeats, seconds, device)))
-        results = {"scale": scale, "machine": machine(device), "cases": found}
         output.write_text(json.dumps(results, indent=1) + "\n")
         output.with_suffix(".md").write_text(markdown(results))
-    click.echo(output.with_suffix(".md").read_text())
+    table = markdown(results)
+    if output == _RESULTS:
+        _README.write_text(quoting(_README.read_text(), table))
+    click.echo(table)
 
 
 @main.command()
