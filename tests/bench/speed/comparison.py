@@ -86,10 +86,10 @@ def _timed(
     call, begun = inputs_of(case), time.perf_counter()
     for repeat in range(how.repeats):
         for name, method in methods.items():
-            say(f"{case.name}: {name} ({repeat + 1} of {how.repeats})")
             start = time.perf_counter()
             scores[name] = method.run(folder, case, call, how.device)
             seconds[name].append(time.perf_counter() - start)
+            say(f"{case.name}: {name} ({repeat + 1} of {how.repeats}): {seconds[name][-1]:.2f} s")
         spent = time.perf_counter() - begun
         if spent * (repeat + 2) / (repeat + 1) > how.seconds:
             break
