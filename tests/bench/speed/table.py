@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.bench.speed.cases import SCALES
 from tests.bench.speed.methods import BATCHED, HASHED, LEDGER, LEDGER_8, TRACEFL
 
 START, END = "<!-- speed -->", "<!-- end of speed -->"
@@ -31,7 +32,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
     where = (
         f"`make bench-speed SCALE={results['scale']}` on {machine['device']}, {machine['threads']} threads, torch"
-        f" {machine['torch']}; medians."
+        f" {machine['torch']}; medians; {len(results['cases'])} of {len(SCALES[results['scale']])} cases."
     )
     header = f"| {' | '.join(['case', *_COLUMNS])} |\n{'|---' * (len(_COLUMNS) + 1)}|"
     rows = [
