@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check lint types audit bench-replay bench-honest bench-anomalies fixtures goldens clean
+.PHONY: demo test check lint types audit bench-replay bench-honest bench-anomalies bench-speed fixtures goldens clean
 
 # The tool on a real archive: which hospital drove this wrong prediction?
 demo: $(VENV)/.runs
@@ -35,6 +35,12 @@ audit: $(VENV)/.runs
 # Memory and time of replaying 50 clients of a ResNet-18, beside hashing the files once (2.3 GB on disk).
 bench-replay: $(VENV)/.develops
 	$(BIN)/python -m tests.bench.replay compare
+
+# Our methods beside the paper's loop and the machine's limit, on two quiet cores (SCALE=quick: a few minutes).
+SCALE  ?= default
+DEVICE ?= cpu
+bench-speed: $(VENV)/.develops
+	$(BIN)/python -m tests.bench.speed compare --scale $(SCALE) --device $(DEVICE)
 
 # Random honest rounds, none of which may be called inconsistent, and the indicators' false alarms.
 bench-honest: $(VENV)/.develops

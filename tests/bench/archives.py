@@ -31,6 +31,13 @@ weights = "rounds/{{round:04d}}/weights.json"
 def write_archive(
     folder: Path, make: Callable[[], nn.Module], *, name: str, clients: int, distinct: int | None = None
 ) -> Path:
+    """An archive of torchvision's model `name` with one round, as `write_round` writes it."""
+    write_round(folder, make, clients=clients, distinct=distinct)
+    (folder / "archive.toml").write_text(MANIFEST.format(name=name))
+    return folder
+
+
+def write_round(folder: Path, make: Callable[[], nn.Module], *, clients: int, distinct: int | None = None) -> None:
     """One round of `clients`, of which `distinct` files differ and the others are hard links to them."""
     torch.manual_seed(0)
     previous = {k: v.detach().clone() for k, v in make().state_dict().items()}
@@ -53,8 +60,6 @@ def write_archive(
     save_file(previous, folder / "rounds/0000/global.safetensors")
     save_file(fused, folder / "rounds/0001/global.safetensors")
     (folder / "rounds/0001/weights.json").write_text(json.dumps(weights))
-    (folder / "archive.toml").write_text(MANIFEST.format(name=name))
-    return folder
 
 
 def files_of(folder: Path) -> Iterator[Path]:

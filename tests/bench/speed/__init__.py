@@ -1,0 +1,1 @@
+"""`make bench-speed`: our methods beside the paper's loop on the same archives, and beside the machine's limit."""

@@ -1,0 +1,81 @@
+"""`make bench-speed`: ratios, fractions of the limit and memory, as JSON and as a table."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from tests.bench.speed.archives import write_case
+from tests.bench.speed.cases import SCALES, Case
+from tests.bench.speed.comparison import Measurement, compared, machine, measure_peak
+from tests.bench.speed.methods import METHODS
+from tests.bench.speed.table import markdown, quoting
+
+_FOLDER = Path("build/bench-speed")
+_RESULTS = Path(__file__).with_name("results.json")
+_README = Path("README.md")
+_CASES = {case.name: case for cases in SCALES.values() for case in cases}
+_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+
+
+@click.group()
+def main() -> None:
+    """Our methods beside the paper's loop."""
+
+
+@main.command()
+@click.option("--scale", type=click.Choice(list(SCALES)), default="default", show_default=True)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="At most, for each case."
+)
+@click.option("--seconds", default=60.0, show_default=True, help="No further repeat of a case after this long.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=_RESULTS, help="JSON; the table lies beside it."
+)
+@_device
+def compare(scale: str, repeats: int, seconds: float, output: Path, device: str) -> None:
+    """Write each case's archive, measure, and delete it again; results are written after every case.
+
+    The README is made to quote what lies at the default output.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    found: list[dict[str, object]] = []
+    results: dict[str, Any] = {"scale": scale, "machine": machine(device), "cases": found}
+    for case in SCALES[scale]:
+        found.append(_measured(case, Measurement(repeats, seconds, device)))
+        output.write_text(json.dumps(results, indent=1) + "\n")
+        output.with_suffix(".md").write_text(markdown(results))
+    table = markdown(results)
+    if output == _RESULTS:
+        _README.write_text(quoting(_README.read_text(), table))
+    click.echo(table)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("case", type=click.Choice(list(_CASES)))
+@click.argument("method", type=click.Choice(list(METHODS)))
+@_device
+def peak(folder: Path, case: str, method: str, device: str) -> None:
+    """Print the bytes of anonymous memory that one method needs on one archive."""
+    click.echo(measure_peak(folder, _CASES[case], method, device))
+
+
+def _measured(case: Case, how: Measurement) -> dict[str, object]:
+    _say(f"{case.name}: writing the archive")
+    shutil.rmtree(_FOLDER, ignore_errors=True)
+    try:
+        return compared(write_case(_FOLDER, case), case, how, _say)
+    finally:
+        shutil.rmtree(_FOLDER, ignore_errors=True)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""How fast this machine could be at best: bytes read once, passes, and multiply-adds, each at its measured rate.
+
+The files hold the type that is computed in, so that nothing has to be converted. Hashing runs beside the rest and
+does not count.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from flforensics.gradients import Call
+from flforensics.models import class_logits
+from tests.bench.archives import files_of
+
+_BLOCK = 1 << 22
+_SIDE = 2048
+_AT_ONCE = 100
+_REPEATED = 3
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured: bytes/s read, seconds for a forward and backward pass of all inputs, multiply-adds/s.
+
+    `copying` is bytes/s from pinned memory to the device, None where there is none.
+    """
+
+    reading: float
+    passing: float
+    multiplying: float
+    copying: float | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What has to be done at least: bytes of the files, and inputs x clients x parameters multiply-adds."""
+
+    bytes: int
+    products: int
+
+
+def seconds_at_best(work: Work, rates: Rates, *, passes: int) -> float:
+    """The sum of the parts; a copy to the device runs beside the reading, so that the slower of them counts."""
+    transfer = max(work.bytes / rates.reading, work.bytes / (rates.copying or float("inf")))
+    return transfer + passes * rates.passing + work.products / rates.multiplying
+
+
+def work_of(folder: Path, network: nn.Module, *, inputs: int, clients: int) -> Work:
+    """The work for this archive and this many inputs."""
+    values = sum(tensor.numel() for tensor in network.state_dict().values() if tensor.is_floating_point())
+    return Work(sum(path.stat().st_size for path in files_of(folder)), inputs * clients * values)
+
+
+def measured_rates(folder: Path, network: nn.Module, call: Call, *, device: str) -> Rates:
+    """Measure them here and now, each as the best of a few tries."""
+    read = sum(path.stat().st_size for path in files_of(folder))
+    reading = _best(lambda: _read(folder), device)
+    passing = _best(lambda: _pass(network, call, device), device)
+    square = torch.randn(_SIDE, _SIDE, device=device)
+    multiplying = _best(lambda: square @ square, device)
+    return Rates(read / reading, passing, _SIDE**3 / multiplying, _copying(device))
+
+
+def _read(folder: Path) -> None:
+    """Every file once, into one buffer that stays in the cache."""
+    buffer = bytearray(_BLOCK)
+    for path in files_of(folder):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def _pass(network: nn.Module, call: Call, device: str) -> None:
+    """The gradient of the summed logits with respect to every parameter."""
+    network = network.to(device).eval().requires_grad_(True)
+    for start in range(0, call.count, _AT_ONCE):
+        part = call[start : start + _AT_ONCE].to(torch.device(device), torch.float32)
+        output = network(*part.arguments, **part.keywords)
+        torch.autograd.grad(class_logits(output).amax(1).sum(), list(network.parameters()), allow_unused=True)
+
+
+def _copying(device: str) -> float | None:
+    if device == "cpu":
+        return None
+    block = torch.empty(64 * _BLOCK, dtype=torch.uint8, pin_memory=True)
+    return block.numel() / _best(lambda: block.to(device, non_blocking=True), device)
+
+
+def _best(work: Callable[[], object], device: str) -> float:
+    times = []
+    for _ in range(_REPEATED):
+        start = time.perf_counter()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
