@@ -64,7 +64,19 @@ _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in METHODS.items())
     show_default=True,
     help="shapley: stop sampling here.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="shapley: of the permutations.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="shapley: of the permutations; --confirm: of the controls.",
+)
+@click.option(
+    "--confirm",
+    is_flag=True,
+    help="Grade the evidence for each input, A to D: by other methods, precisions and targets, by control"
+    " inputs, and by the fusion without the client.",
+)
 @computing_options
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Show only the N best clients in the table.")
 @report_options
@@ -78,6 +90,7 @@ def command(
     device: str,
     top: int | None,
     factory: str | None,
+    confirm: bool,
     form: str | None,
     outputs: tuple[Path, ...],
     **options: Any,
@@ -93,11 +106,18 @@ def command(
 
     require_forms(form, outputs)
     _require_players(options)
+    _require_ledger(confirm, options["method"])
     archive = open_archive(archive_folder(archive_path))
     settings = Settings(chosen=class_index(chosen, archive.manifest.labels), device=device_name(device), **options)
     with archive.hashing(), progress_bar() as progress:
         result = trace(
-            archive, number, Given(inputs, texts, labels), settings=settings, factory=factory, progress=progress
+            archive,
+            number,
+            Given(inputs, texts, labels),
+            settings=settings,
+            confirm=confirm,
+            factory=factory,
+            progress=progress,
         )
     deliver(result, form=form, outputs=outputs, top=top)
     return status(result.replay)
@@ -109,40 +129,40 @@ def trace(
     given: "Given",
     *,
     settings: "Settings",
+    confirm: bool = False,
     factory: str | None,
     progress: "Progress",
 ) -> "Trace":
-    """The whole answer: the check, the replay of the round, and the trace of every input."""
+    """The whole answer: the check, the replay of the round, the trace of every input and how strong it is."""
     from flforensics.cli.laboratory import doubts_of, groups_of, network_of, run_of
     from flforensics.cli.replay import history, replay_one
     from flforensics.fusion.specification import fusion_specification, rule_of
-    from flforensics.provenance.trace import joined, trace_round
+    from flforensics.provenance.confirm import Inquiry, confirmed
+    from flforensics.provenance.summary import summary
+    from flforensics.provenance.trace import joined
     from flforensics.results import Trace
 
     round_, fusion = archive.round(number), fusion_specification(archive.manifest.fusion)
     groups = groups_of(archive, given)
+    batches, positions = [group.questions for group in groups], [group.positions for group in groups]
     doubts = doubts_of(archive, factory=factory, progress=progress)
     replay = replay_one(archive, number, progress=progress)
+    inquiry = Inquiry(
+        round_,
+        rule_of(fusion),
+        network_of(archive, factory=factory),
+        archive.manifest.labels,
+        replay.verdict.replays,
+        earlier=history(archive, number),
+        progress=progress,
+    )
 
     def answers(settings: "Settings") -> "Answers":
-        parts = [
-            trace_round(
-                round_,
-                rule_of(fusion),
-                network_of(archive, factory=factory),
-                group.questions,
-                settings=settings,
-                labels=archive.manifest.labels,
-                replays=replay.verdict.replays,
-                earlier=history(archive, number),
-                progress=progress,
-            )
-            for group in groups
-        ]
-        return joined(parts, [group.positions for group in groups])
+        return joined([inquiry.ask(questions, settings) for questions in batches], positions)
 
     found = answers(settings)
     same = _same_ranking(found, answers(replace(settings, precise=False))) if settings.precise else None
+    inputs = confirmed(inquiry, batches, positions, found.inputs, settings) if confirm else found.inputs
     return Trace(
         run=run_of(settings, same),
         archive=relative(archive.root),
@@ -151,9 +171,10 @@ def trace(
         labels=archive.manifest.labels,
         method=_method(settings, found),
         replay=replay,
-        inputs=found.inputs,
+        inputs=inputs,
         untraced=found.untraced,
         warnings=(*doubts, *found.warnings),
+        summary=summary(inputs),
     )
 
 
@@ -170,6 +191,17 @@ def _require_players(options: Mapping[str, Any]) -> None:
     if options["groups"] and "groups" not in METHODS[options["method"]].options:
         able = ", ".join(name for name, row in METHODS.items() if "groups" in row.options)
         raise UsageError(f"--method {options['method']} has no groups", hint=f"use --method {able}")
+
+
+def _require_ledger(confirm: bool, method: str) -> None:
+    """Raises UsageError where another method's answers are to be confirmed."""
+    from flforensics.errors import UsageError
+
+    if confirm and method != "ledger":
+        raise UsageError(
+            f"--confirm grades the ledger's answers, not those of --method {method}",
+            hint="leave --method out; the other methods are run beside it",
+        )
 
 
 def _method(settings: "Settings", found: "Answers") -> "Method":

@@ -95,7 +95,7 @@ def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in document.items():
         if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": deep for inner, deep in value.items()}
+            flat |= {f"{key}.{inner}": deep for inner, deep in _flat(value).items()}
         else:
             flat[key] = value
     return flat

@@ -5,6 +5,15 @@ report unless its comment says that `None` is an answer ("does not exist").
 """
 
 from flforensics.results.common import Anomaly, Problem, Progress, Verdict, no_progress
+from flforensics.results.confirmation import (
+    Agreement,
+    Confirmation,
+    Controls,
+    Others,
+    Rate,
+    Repair,
+    Stability,
+)
 from flforensics.results.inspection import CheckOutcome, Inspection, RoundContents
 from flforensics.results.localization import (
     Differences,
@@ -30,6 +39,7 @@ from flforensics.results.replay import (
     UnexplainedTensor,
     WeightSum,
 )
+from flforensics.results.summary import ClientSummary, Summary, SummaryGroup
 from flforensics.results.trace import (
     ClientScore,
     Counterfactual,
@@ -46,10 +56,14 @@ from flforensics.results.trace import (
 )
 
 __all__ = [
+    "Agreement",
     "Anomaly",
     "CheckOutcome",
     "ClientScore",
+    "ClientSummary",
     "ClientWeight",
+    "Confirmation",
+    "Controls",
     "Counterfactual",
     "Differences",
     "Exact",
@@ -61,20 +75,26 @@ __all__ = [
     "Match",
     "Method",
     "Misled",
+    "Others",
     "Parts",
     "Prediction",
     "Problem",
     "Progress",
+    "Rate",
     "RecoveredGroup",
     "Recovery",
+    "Repair",
     "Replay",
     "Responsible",
     "RoundContents",
     "RoundReplay",
     "Run",
     "Silent",
+    "Stability",
     "StandsOut",
     "Subject",
+    "Summary",
+    "SummaryGroup",
     "Suspect",
     "Target",
     "TensorReplay",

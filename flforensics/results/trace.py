@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from flforensics.results.confirmation import Confirmation
 from flforensics.results.replay import RoundReplay
+from flforensics.results.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class InputTrace:
     """The answer for one input. The fields from `before` on exist for methods with a ledger.
 
     `permutations` were sampled; `tamper_margin` is the smallest edit of the updates, relative to them, that
-    cancels in the fusion and moves another client to the top.
+    cancels in the fusion and moves another client to the top; `confirmation` is there where it was asked for.
     """
 
     subject: Subject
@@ -110,6 +112,7 @@ class InputTrace:
     change: float | None = None
     permutations: int | None = None
     tamper_margin: float | None = None
+    confirmation: Confirmation | None = None
 
 
 @dataclass(frozen=True)
@@ -156,3 +159,4 @@ class Trace:
     inputs: tuple[InputTrace, ...]
     untraced: tuple[Untraced, ...]
     warnings: tuple[str, ...]
+    summary: Summary | None = None

@@ -4,13 +4,16 @@ from typing import Any
 
 from flforensics.report import LIMITS
 from flforensics.report.as_json.common import TOOL, run_document
+from flforensics.report.as_json.confirmation import confirmation_document
 from flforensics.report.as_json.replay import round_verdict
+from flforensics.report.as_json.summary import summary_document
 from flforensics.results import ClientScore, Counterfactual, InputTrace, Prediction, Responsible, Trace
 
 
 def trace_document(result: Trace) -> dict[str, Any]:
     """`flforensics.trace/1`."""
     verdict = round_verdict(result.replay)
+    summary = {} if result.summary is None else {"summary": summary_document(result.summary)}
     return {
         "schema": "flforensics.trace/1",
         "tool": TOOL,
@@ -20,6 +23,7 @@ def trace_document(result: Trace) -> dict[str, Any]:
         "method": {"name": result.method.name, **dict(result.method.parameters)},
         "replay": {key: value for key, value in verdict.items() if key not in ("round", "clients", "tensors")},
         "inputs": [_input(one, result.labels) for one in result.inputs],
+        **summary,
         "untraced": [{"name": one.name, "reason": one.reason} for one in result.untraced],
         "warnings": list(result.warnings),
         "limits": LIMITS,
@@ -57,6 +61,8 @@ def _input(one: InputTrace, labels: tuple[str, ...]) -> dict[str, Any]:
     document["responsible"] = _responsible(one.responsible)
     if one.tamper_margin is not None:
         document["tamper_margin"] = {"value": one.tamper_margin, "kind": "smallest"}
+    if one.confirmation is not None:
+        document["confirmation"] = confirmation_document(one.confirmation)
     return document
 
 

@@ -16,9 +16,9 @@ MEANING = {
 }
 
 
-def wrapped(text: str) -> str:
+def wrapped(text: str, width: int = _WIDTH) -> str:
     """A paragraph at most 100 columns wide."""
-    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def replay_line(replay: RoundReplay) -> str:

@@ -6,8 +6,10 @@ from typing import Any
 from tabulate import tabulate
 
 from flforensics.report import LIMITS
+from flforensics.report.table.confirmation import GRADES, confirmation_lines, repair_lines
 from flforensics.report.table.counterfactual import COLUMNS, counterfactual_sentence, counterfactual_table
 from flforensics.report.table.layout import replay_line, wrapped
+from flforensics.report.table.summary import summary_lines
 from flforensics.report.words import bar, percent, plural, shown, signed
 from flforensics.results import (
     ClientScore,
@@ -27,8 +29,12 @@ def trace_lines(result: Trace, top: int | None) -> Iterator[str]:
         for one in result.inputs:
             yield from _detailed(one, result, top)
             yield ""
+            yield from confirmation_lines(one)
     else:
-        yield from _summary(result)
+        yield from _rows(result)
+        yield ""
+    if result.summary is not None:
+        yield from summary_lines(result.summary, top)
         yield ""
     yield replay_line(result.replay)
     yield _method_line(result)
@@ -203,7 +209,7 @@ def _movement(one: InputTrace, parts: Parts) -> float:
     return sum(abs(c.score) for c in one.clients) + abs(parts.server) + abs(parts.unexplained)
 
 
-def _summary(result: Trace) -> Iterator[str]:
+def _rows(result: Trace) -> Iterator[str]:
     """One row per input, where blocks for each would hide the picture."""
     wrong = [one for one in result.inputs if one.subject.true not in (None, one.prediction.index)]
     known = [one for one in result.inputs if one.subject.true is not None]
@@ -212,18 +218,22 @@ def _summary(result: Trace) -> Iterator[str]:
         + (f"; {len(wrong)} of {len(known)} with a known class are wrong." if known else ".")
     )
     yield ""
-    rows = [_summary_row(one, result) for one in result.inputs]
+    rows = [_row(one, result) for one in result.inputs]
+    graded = any(one.confirmation is not None for one in result.inputs)
     yield tabulate(
         rows,
-        headers=["input", "true", "said", "before", "effect", "responsible", "share"],
-        colalign=("left", "left", "left", "left", "right", "left", "right"),
+        headers=["input", "true", "said", "before", "effect", "responsible", "share", *["grade"] * graded],
+        colalign=("left", "left", "left", "left", "right", "left", "right", *["left"] * graded),
         disable_numparse=True,
     )
     yield ""
     yield "Every client of every input: --format csv or --format json."
+    if graded:
+        yield wrapped(GRADES)
+        yield from repair_lines(result.inputs)
 
 
-def _summary_row(one: InputTrace, result: Trace) -> tuple[str, ...]:
+def _row(one: InputTrace, result: Trace) -> tuple[str, ...]:
     subject, responsible = one.subject, one.responsible
     true = "" if subject.true is None else _label(subject.true, result)
     mark = "" if subject.true in (None, one.prediction.index) else " ✗"
@@ -232,7 +242,8 @@ def _summary_row(one: InputTrace, result: Trace) -> tuple[str, ...]:
     share = percent(one.clients[0].share) if responsible.kind == "client" else ""
     effect = "" if one.round_effect is None else signed(one.round_effect)
     before = "" if one.before is None else _said(one.before)
-    return name, true, _said(one.prediction) + mark, before, effect, who, share
+    grade = [] if one.confirmation is None else [one.confirmation.grade]
+    return name, true, _said(one.prediction) + mark, before, effect, who, share, *grade
 
 
 def _method_line(result: Trace) -> str:
