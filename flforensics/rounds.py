@@ -106,3 +106,16 @@ class Round:
             return stored if sign == 1 else -stored
 
         return RoundTensor(name, previous, fused, len(models), client, self.values != "full")
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Round numbers for people: `rounds 1-12`, `rounds 1-4, 7`, `round 7`, or `no rounds`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
+    noun = "round" if len(numbers) == 1 else "rounds"
+    return f"{noun} {', '.join(texts)}" if numbers else "no rounds"

@@ -15,7 +15,7 @@ from flforensics.archive.weights import Weight, read_extras, read_weights
 from flforensics.errors import EvidenceError, UsageError
 from flforensics.evidence import EvidenceFile, open_evidence
 from flforensics.formats import open_checkpoint
-from flforensics.rounds import Checkpoint, ClientModel, Round, StoredModel
+from flforensics.rounds import Checkpoint, ClientModel, Round, StoredModel, spans
 
 
 @dataclass(frozen=True)
@@ -178,17 +178,6 @@ def open_declared(root: Path) -> Archive:
     """The archive whose manifest lies in `root`."""
     manifest = open_evidence(root / MANIFEST, MANIFEST, root=root)
     return Archive(root, read_manifest(manifest), {MANIFEST: manifest})
-
-
-def spans(numbers: tuple[int, ...]) -> str:
-    """Round numbers for people: `rounds 1-12`, `rounds 1-4, 7`, or `no rounds`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return "rounds " + ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) if runs else "no rounds"
 
 
 def _natural(label: str) -> list[tuple[int, str]]:

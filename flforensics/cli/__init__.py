@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("flforensics.cli.inspect:command", "What is in this archive, and what is wrong with it."),
     "replay": ("flforensics.cli.replay:command", "Is each global the fusion of its clients?"),
     "trace": ("flforensics.cli.trace:command", "Who is responsible for these predictions?"),
+    "lineage": ("flforensics.cli.lineage:command", "Who is responsible, over all stored rounds?"),
     "localize": ("flforensics.cli.localize:command", "Which client of a round is faulty?"),
 }
 

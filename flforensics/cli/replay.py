@@ -1,5 +1,6 @@
 """`flforensics replay`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def command(
     with archive.hashing(), progress_bar() as progress:
         result = replay(archive, number, rule=rule, recovering=recovering, progress=progress)
     deliver(result, form=form, outputs=outputs)
-    return max((status(one) for one in result.rounds), key=_gravity, default=_undecided())
+    return worst(status(one) for one in result.rounds)
 
 
 def replay(
@@ -121,15 +122,8 @@ def status(one: "RoundReplay") -> int:
     return WELL if one.verdict.replays else UNDECIDED
 
 
-def _gravity(code: int) -> int:
-    """A finding weighs more than a missing decision."""
+def worst(codes: Iterable[int]) -> int:
+    """A finding weighs more than a missing decision; nothing to replay is no decision either."""
     from flforensics.cli import FINDING, UNDECIDED, WELL
 
-    return (WELL, UNDECIDED, FINDING).index(code)
-
-
-def _undecided() -> int:
-    """The status of an archive without any round to replay."""
-    from flforensics.cli import UNDECIDED
-
-    return UNDECIDED
+    return max(codes, key=(WELL, UNDECIDED, FINDING).index, default=UNDECIDED)

@@ -10,13 +10,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from flforensics.errors import NotComputableError, UsageError
-from flforensics.fusion.rule import Rule, surveyed
+from flforensics.fusion.rule import Rule
 from flforensics.gradients import Call
 from flforensics.provenance import METHODS
 from flforensics.provenance.case import Case, Player, Scores, Settings, Without, network_state
 from flforensics.provenance.logits import class_logits_of
-from flforensics.provenance.responsible import Evidence, responsible
+from flforensics.provenance.reading import class_names, line_error, prediction, target_of, took_part
+from flforensics.provenance.responsible import ROUND, Evidence, responsible
 from flforensics.provenance.targets import class_target
 from flforensics.results import (
     ClientScore,
@@ -33,6 +33,7 @@ from flforensics.results import (
 from flforensics.rounds import Round
 
 _ROUNDING = 1e-5
+_NO_REPLAY = "this round does not replay"
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,10 @@ def trace_round(
     new = network_state(network, round_.fused, settings=settings)
     previous = None if round_.previous is None else network_state(network, round_.previous, settings=settings)
     logits = class_logits_of(network, new, call)
-    names = _names(labels, logits.shape[1], settings)
+    names = class_names(labels, logits.shape[1], settings)
     function = settings.target if "target" in METHODS[settings.method].options else "logit"
     target = class_target(function, logits, chosen=settings.chosen)
-    scene = surveyed(rule, round_, earlier=earlier)
-    if not scene.positions:
-        raise NotComputableError(
-            f"round {round_.number} has no client with both a file and a weight",
-            reason="CLIENTS",
-            hint="restore the files and weights of this round; `replay` recovers weights from the files",
-        )
+    scene = took_part(rule, round_, earlier=earlier)
     case = Case(round_, rule, scene, network, new, previous, call, target, settings, progress, tuple(earlier))
     scores = _method(settings.method)(case)
     before = None if previous is None or scores.lines is None else class_logits_of(network, previous, call)
@@ -119,15 +114,15 @@ class _Reading:
     replays: bool
 
     def answer(self, index: int, subject: Subject) -> InputTrace:
-        prediction = _prediction(self.logits[index], self.names)
-        before = None if self.before is None else _prediction(self.before[index], self.names)
+        after = prediction(self.logits[index], self.names)
+        before = None if self.before is None else prediction(self.before[index], self.names)
         target = self._target(index)
         parts = self._parts(index)
         clients = self._clients(index, parts)
         stood = before is not None and before.index == target.index
         total = _total(clients, parts)
-        verdict = responsible(Evidence(clients, parts, total, self._error(index), self.replays, stood))
-        answer = InputTrace(subject, prediction, target, clients, verdict)
+        verdict = responsible(self._evidence(index, clients, parts, total, stood), ROUND)
+        answer = InputTrace(subject, after, target, clients, verdict)
         if self.scores.tamper_margins is not None and verdict.kind == "client":
             answer = replace(answer, tamper_margin=_finite(self.scores.tamper_margins[index]))
         return answer if parts is None else self._with_ledger(answer, index, before, parts)
@@ -135,8 +130,16 @@ class _Reading:
     def _target(self, index: int) -> Target:
         target = self.case.target
         value = target[index : index + 1](self.logits[index : index + 1])
-        against = int(target.against[index]) if target.function == "margin" else None
-        return Target(target.function, int(target.classes[index]), against, float(value))
+        return target_of(target, index, value=float(value))
+
+    def _evidence(
+        self, index: int, clients: tuple[ClientScore, ...], parts: Parts | None, total: float, stood: bool
+    ) -> Evidence:
+        """What the decision rests on; where the round does not replay, no client may be named."""
+        scores = tuple((client.client, client.score) for client in clients)
+        others = None if parts is None else (("server", parts.server), ("unexplained", parts.unexplained))
+        doubts = {} if self.replays else dict.fromkeys((name for name, _ in scores), _NO_REPLAY)
+        return Evidence(scores, others, total, self._error(index), doubts, stood)
 
     def _parts(self, index: int) -> Parts | None:
         """The other lines; the residual is what is left of f, so that the printed lines add up as printed."""
@@ -202,9 +205,7 @@ class _Reading:
             return float(self.scores.errors[index])
         if lines is None or lines.converged is None:
             return _ROUNDING * float(self.scores.clients[index].abs().max())
-        change = lines.change[index].nan_to_num(nan=0.0)
-        worst = float(torch.maximum(change, lines.residual[index].abs()))
-        return worst if bool(lines.converged[index]) else 2 * worst
+        return line_error(lines, index)
 
     def _with_ledger(self, answer: InputTrace, index: int, before: Prediction | None, parts: Parts) -> InputTrace:
         lines, permutations = self.scores.lines, self.scores.permutations
@@ -232,23 +233,6 @@ def _finite(value: Tensor) -> float | None:
 def _method(name: str) -> Callable[[Case], Scores]:
     module, _, attribute = METHODS[name].where.partition(":")
     return cast("Callable[[Case], Scores]", getattr(import_module(module), attribute))
-
-
-def _prediction(logits: Tensor, names: Sequence[str]) -> Prediction:
-    probabilities = logits.double().softmax(0)
-    index = int(probabilities.argmax())
-    return Prediction(index, names[index], float(probabilities[index]))
-
-
-def _names(labels: Sequence[str], classes: int, settings: Settings) -> Sequence[str]:
-    if labels and len(labels) != classes:
-        raise UsageError(
-            f"archive.toml names {len(labels)} labels and the model has {classes} classes",
-            hint="correct [labels] or [model]",
-        )
-    if settings.chosen is not None and not 0 <= settings.chosen < classes:
-        raise UsageError(f"--class {settings.chosen} does not exist", hint=f"give a class from 0 to {classes - 1}")
-    return labels or [str(index) for index in range(classes)]
 
 
 def _total(clients: Sequence[ClientScore], parts: Parts | None) -> float:

@@ -10,17 +10,18 @@ from typing import Any
 
 from flforensics.report import Result
 from flforensics.report.as_json.inspection import inspection_document
+from flforensics.report.as_json.lineage import lineage_document
 from flforensics.report.as_json.localization import localization_document
 from flforensics.report.as_json.replay import replay_document
 from flforensics.report.as_json.trace import trace_document
 from flforensics.report.words import shown
-from flforensics.results import Inspection, Localization, Replay, Trace
+from flforensics.results import Inspection, Lineage, Localization, Replay, Trace
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def render(result: Result, *, top: int | None = None) -> str:
-    """One header, then one row for each input and client (trace), tensor (replay), client (inspect) or suspect."""
+    """A header, then a row for each client (trace, inspect), line (lineage), tensor (replay) or suspect."""
     rows = list(_ROWS[type(result)](result))
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
@@ -51,6 +52,25 @@ def _client(document: Mapping[str, Any]) -> dict[str, Any]:
     if "members" in row:
         row["members"] = "; ".join(row["members"])
     return row
+
+
+def _lineage(result: Lineage) -> Iterator[dict[str, Any]]:
+    """A row for each line: the scores of an input's rows add up to `target.value`."""
+    document = lineage_document(result)
+    verdicts = {one["round"]: one["verdict"] for one in document["rounds"]}
+    for one in document["inputs"]:
+        nested = ("initial", "rounds", "gaps", "clients", "totals")
+        about = _flat({key: value for key, value in one.items() if key not in nested})
+        initial = one["initial"]
+        yield about | {"line": "initial", "round": initial["round"], "score": initial["value"]}
+        for round_ in one["rounds"]:
+            when = {"round": round_["round"], "verdict": verdicts.get(round_["round"], "")}
+            for client in round_["clients"]:
+                yield about | {"line": "client"} | when | client
+            for line, score in round_["parts"].items():
+                yield about | {"line": line} | when | {"score": score}
+        for gap in one["gaps"]:
+            yield about | {"line": "gap", "round": gap["to"], "score": gap["movement"], "reason": gap["reason"]}
 
 
 def _replay(result: Replay) -> Iterator[dict[str, Any]]:
@@ -84,6 +104,7 @@ def _localization(result: Localization) -> Iterator[dict[str, Any]]:
 
 _ROWS: Mapping[type, Callable[[Any], Iterator[dict[str, Any]]]] = {
     Trace: _trace,
+    Lineage: _lineage,
     Replay: _replay,
     Inspection: _inspection,
     Localization: _localization,

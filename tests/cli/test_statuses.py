@@ -14,9 +14,10 @@ from flforensics.cli import COMMANDS
 from tests.cli import tampering
 
 TRACE = ("trace", "--round", 12, "input.png", "--nodes", 1)
+LINEAGE = ("lineage", "input.png", "--nodes", 1)
 
 
-@pytest.mark.parametrize("command", [("inspect",), ("replay",), TRACE])
+@pytest.mark.parametrize("command", [("inspect",), ("replay",), TRACE, LINEAGE])
 def test_0_when_all_is_well(command, run, last_rounds):
     outcome = run(*command, at=last_rounds)
     assert outcome.status == 0
@@ -24,7 +25,7 @@ def test_0_when_all_is_well(command, run, last_rounds):
     assert outcome.stderr == ""
 
 
-@pytest.mark.parametrize("command", [("inspect",), ("replay",), TRACE])
+@pytest.mark.parametrize("command", [("inspect",), ("replay",), TRACE, LINEAGE])
 def test_1_for_a_finding(command, run, last_rounds):
     tampering.edit(tampering.client(last_rounds), "0.bias", tampering.at(0, lambda value: value * float("inf")))
     outcome = run(*command, at=last_rounds)
@@ -44,6 +45,7 @@ def test_1_for_a_finding(command, run, last_rounds):
         ("trace", "--round", 12, "input.png", "--nodes", 0),
         ("trace", "--round", 12, "input.png", "--tolerance", 0),
         ("inspect", "--format", "xml"),
+        ("lineage", "input.png", "--round", "last"),
     ],
 )
 def test_2_for_arguments_that_mean_nothing(arguments, run, last_rounds):
@@ -54,7 +56,7 @@ def test_2_for_arguments_that_mean_nothing(arguments, run, last_rounds):
     assert "Traceback" not in outcome.stderr
 
 
-@pytest.mark.parametrize("command", [("inspect",), ("replay",), TRACE])
+@pytest.mark.parametrize("command", [("inspect",), ("replay",), TRACE, LINEAGE])
 def test_3_when_evidence_is_missing(command, run, last_rounds):
     tampering.client(last_rounds).unlink()
     assert run(*command, at=last_rounds).status == 3

@@ -5,11 +5,16 @@ from dataclasses import replace
 from flforensics.results import (
     CheckOutcome,
     ClientScore,
+    ClientTotal,
     ClientWeight,
     Differences,
     Finding,
+    Gap,
+    InitialModel,
+    InputLineage,
     InputTrace,
     Inspection,
+    Lineage,
     Localization,
     Method,
     Misled,
@@ -19,13 +24,16 @@ from flforensics.results import (
     Replay,
     Responsible,
     RoundContents,
+    RoundLedger,
     RoundReplay,
+    RoundScore,
     Run,
     StandsOut,
     Subject,
     Suspect,
     Target,
     TensorReplay,
+    Totals,
     Trace,
     TwoAxes,
     Verdict,
@@ -94,6 +102,54 @@ def trace(*inputs, **changes):
         method=Method("ledger", (("target", "margin"), ("tolerance", 0.01))),
         replay=round_replay(),
         inputs=inputs or (one_input(),),
+        untraced=(),
+        warnings=(),
+    )
+    return replace(usual, **changes)
+
+
+def ledger_of(number, first=0.5, second=-0.25, **changes):
+    """One round's ledger, in which hospital-2 may be absent (None)."""
+    clients = (RoundScore("hospital-1", 0.5, first),)
+    clients += () if second is None else (RoundScore("hospital-2", 0.5, second),)
+    effect = first + (second or 0.0)
+    after = Prediction(0, "cat", 0.8)
+    return replace(
+        RoundLedger(number, effect, 1.0, after, clients, 0.0, 0.0, 0.0, 8, True),
+        **changes,
+    )
+
+
+def input_lineage(*rounds, **changes):
+    """The lineage of one input over two rounds and a gap between them: a dog became a cat."""
+    usual = InputLineage(
+        subject=Subject("a.png", 0, "ab" * 32, None),
+        prediction=Prediction(0, "cat", 0.8),
+        target=Target("margin", 0, 1, 2.0),
+        initial=InitialModel(0, -1.0, Prediction(1, "dog", 0.7)),
+        rounds=rounds or (ledger_of(1), ledger_of(3, 2.0, None, value=2.0)),
+        gaps=(Gap(1, 2, 0.75, "the archive holds no clients of round 2"),),
+        clients=(
+            ClientTotal("hospital-1", 2.5, 0.7, 1, 2, (3, 2.0)),
+            ClientTotal("hospital-2", -0.25, -0.07, 2, 1, (1, -0.25)),
+        ),
+        totals=Totals(0.0, 0.0, 0.0, 0.75),
+        responsible=Responsible("client", "hospital-1", 0.5, True),
+    )
+    return replace(usual, **changes)
+
+
+def lineage(*inputs, **changes):
+    """A whole lineage, of one input unless told otherwise."""
+    usual = Lineage(
+        run=Run("cpu", "float32", 1, (("torch", "2.15.0"),)),
+        archive="archives/a",
+        digest="sha256:" + "0" * 64,
+        round=3,
+        labels=LABELS,
+        method=Method("ledger", (("target", "margin"), ("tolerance", 0.01))),
+        replays=(round_replay(round=1), round_replay()),
+        inputs=inputs or (input_lineage(),),
         untraced=(),
         warnings=(),
     )

@@ -7,16 +7,18 @@ from typing import Any
 
 from flforensics.report import Result
 from flforensics.report.as_json.inspection import inspection_document
+from flforensics.report.as_json.lineage import lineage_document
 from flforensics.report.as_json.localization import localization_document
 from flforensics.report.as_json.replay import replay_document
 from flforensics.report.as_json.trace import trace_document
 from flforensics.report.words import hidden
-from flforensics.results import Inspection, Localization, Replay, Trace
+from flforensics.results import Inspection, Lineage, Localization, Replay, Trace
 
 _DOCUMENTS: Mapping[type, Callable[[Any], dict[str, Any]]] = {
     Inspection: inspection_document,
     Replay: replay_document,
     Trace: trace_document,
+    Lineage: lineage_document,
     Localization: localization_document,
 }
 

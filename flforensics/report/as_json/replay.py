@@ -19,6 +19,11 @@ def replay_document(result: Replay) -> dict[str, Any]:
     }
 
 
+def round_summary(one: RoundReplay) -> dict[str, Any]:
+    """The verdict that other reports quote, without clients and tensors."""
+    return {key: value for key, value in round_verdict(one).items() if key not in ("round", "clients", "tensors")}
+
+
 def round_verdict(one: RoundReplay) -> dict[str, Any]:
     """One round of a replay."""
     document: dict[str, Any] = {

@@ -5,14 +5,13 @@ from typing import Any
 from flforensics.report import LIMITS
 from flforensics.report.as_json.common import TOOL, run_document
 from flforensics.report.as_json.confirmation import confirmation_document
-from flforensics.report.as_json.replay import round_verdict
+from flforensics.report.as_json.replay import round_summary
 from flforensics.report.as_json.summary import summary_document
-from flforensics.results import ClientScore, Counterfactual, InputTrace, Prediction, Responsible, Trace
+from flforensics.results import ClientScore, Counterfactual, InputTrace, Prediction, Responsible, Target, Trace
 
 
 def trace_document(result: Trace) -> dict[str, Any]:
     """`flforensics.trace/1`."""
-    verdict = round_verdict(result.replay)
     summary = {} if result.summary is None else {"summary": summary_document(result.summary)}
     return {
         "schema": "flforensics.trace/1",
@@ -21,7 +20,7 @@ def trace_document(result: Trace) -> dict[str, Any]:
         "archive": {"path": result.archive, "digest": result.digest},
         "round": result.round,
         "method": {"name": result.method.name, **dict(result.method.parameters)},
-        "replay": {key: value for key, value in verdict.items() if key not in ("round", "clients", "tensors")},
+        "replay": round_summary(result.replay),
         "inputs": [_input(one, result.labels) for one in result.inputs],
         **summary,
         "untraced": [{"name": one.name, "reason": one.reason} for one in result.untraced],
@@ -36,14 +35,11 @@ def _input(one: InputTrace, labels: tuple[str, ...]) -> dict[str, Any]:
         "index": one.subject.index,
         "sha256": one.subject.sha256,
         "true": one.subject.true,
-        "prediction": _prediction(one.prediction),
+        "prediction": prediction_document(one.prediction),
     }
     if one.before is not None:
-        document["before"] = _prediction(one.before)
-    target = {"function": one.target.function, "class": one.target.index, "against": one.target.against}
-    if one.target.function != "margin":
-        del target["against"]
-    document["target"] = {**target, "value": one.target.value}
+        document["before"] = prediction_document(one.before)
+    document["target"] = target_document(one.target)
     if one.parts is not None:
         parts = one.parts
         document["parts"] = {
@@ -58,7 +54,7 @@ def _input(one: InputTrace, labels: tuple[str, ...]) -> dict[str, Any]:
         document |= {} if one.converged is None else {"converged": one.converged}
         document |= {} if one.change is None else {"change": one.change}
     document["clients"] = [_client(client) for client in one.clients]
-    document["responsible"] = _responsible(one.responsible)
+    document["responsible"] = responsible_document(one.responsible)
     if one.tamper_margin is not None:
         document["tamper_margin"] = {"value": one.tamper_margin, "kind": "smallest"}
     if one.confirmation is not None:
@@ -66,7 +62,14 @@ def _input(one: InputTrace, labels: tuple[str, ...]) -> dict[str, Any]:
     return document
 
 
-def _prediction(prediction: Prediction) -> dict[str, Any]:
+def target_document(target: Target) -> dict[str, Any]:
+    """What is explained; only a margin is against another class."""
+    against = {"against": target.against} if target.function == "margin" else {}
+    return {"function": target.function, "class": target.index, **against, "value": target.value}
+
+
+def prediction_document(prediction: Prediction) -> dict[str, Any]:
+    """The most probable class."""
     return {"class": prediction.index, "label": prediction.label, "probability": prediction.probability}
 
 
@@ -92,7 +95,8 @@ def _counterfactual(one: Counterfactual | None) -> dict[str, Any] | None:
     return {"change": one.change, "class": one.index, "label": one.label, "flips": one.flips}
 
 
-def _responsible(one: Responsible) -> dict[str, Any]:
+def responsible_document(one: Responsible) -> dict[str, Any]:
+    """Who is named, or why nobody is."""
     document: dict[str, Any] = {"kind": one.kind}
     if one.kind == "client":
         document["client"] = one.client

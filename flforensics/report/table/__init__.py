@@ -5,13 +5,15 @@ from typing import Any
 
 from flforensics.report import Result
 from flforensics.report.table.inspection import inspection_lines
+from flforensics.report.table.lineage import lineage_lines
 from flforensics.report.table.localization import localization_lines
 from flforensics.report.table.replay import replay_lines
 from flforensics.report.table.trace import trace_lines
-from flforensics.results import Inspection, Localization, Replay, Trace
+from flforensics.results import Inspection, Lineage, Localization, Replay, Trace
 
 _LINES: Mapping[type, Callable[[Any, int | None], Iterator[str]]] = {
     Trace: trace_lines,
+    Lineage: lineage_lines,
     Localization: localization_lines,
     Replay: lambda result, _top: replay_lines(result),
     Inspection: lambda result, _top: inspection_lines(result),

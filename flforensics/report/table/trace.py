@@ -8,14 +8,24 @@ from tabulate import tabulate
 from flforensics.report import LIMITS
 from flforensics.report.table.confirmation import GRADES, confirmation_lines, repair_lines
 from flforensics.report.table.counterfactual import COLUMNS, counterfactual_sentence, counterfactual_table
-from flforensics.report.table.layout import replay_line, wrapped
+from flforensics.report.table.layout import (
+    explained,
+    label,
+    method_line,
+    nodes_used,
+    replay_line,
+    said,
+    source,
+    title,
+    untraced_line,
+    wrapped,
+)
 from flforensics.report.table.summary import summary_lines
 from flforensics.report.words import bar, percent, plural, shown, signed
 from flforensics.results import (
     ClientScore,
     InputTrace,
     Parts,
-    Prediction,
     Responsible,
     Trace,
 )
@@ -39,14 +49,14 @@ def trace_lines(result: Trace, top: int | None) -> Iterator[str]:
     yield replay_line(result.replay)
     yield _method_line(result)
     if result.untraced:
-        yield _untraced_line(result)
+        yield untraced_line(result.untraced)
     for warning in result.warnings:
         yield wrapped(f"Warning: {shown(warning)}.")
     yield wrapped(f"Limits: {LIMITS}")
 
 
 def _detailed(one: InputTrace, result: Trace, top: int | None) -> Iterator[str]:
-    yield _title(one, result)
+    yield title(one.subject, one.prediction, result.labels)
     yield wrapped(_leading(one, result))
     yield ""
     if _counterfactual(one):
@@ -104,26 +114,8 @@ def _other_lines(one: InputTrace, parts: Parts, result: Trace) -> list[tuple[Any
 
 
 def _target(one: InputTrace, result: Trace) -> str:
-    against = "" if one.target.against is None else f" over {_label(one.target.against, result)}"
-    return f"{_label(one.target.index, result)}{against}"
-
-
-def _label(index: int, result: Trace) -> str:
-    return shown(result.labels[index]) if result.labels else str(index)
-
-
-def _title(one: InputTrace, result: Trace) -> str:
-    subject = one.subject
-    name = shown(subject.source) if subject.index == 0 else f"{shown(subject.source)}[{subject.index}]"
-    title = f"{name}: {_said(one.prediction)}"
-    if subject.true is None:
-        return title
-    right = subject.true == one.prediction.index
-    return f"{title}, {'which is right' if right else f'but it is {_label(subject.true, result)}'}"
-
-
-def _said(prediction: Prediction) -> str:
-    return f"{shown(prediction.label)} ({percent(prediction.probability)})"
+    against = "" if one.target.against is None else f" over {label(one.target.against, result.labels)}"
+    return f"{label(one.target.index, result.labels)}{against}"
 
 
 def _leading(one: InputTrace, result: Trace) -> str:
@@ -131,10 +123,11 @@ def _leading(one: InputTrace, result: Trace) -> str:
         return _leading_without_ledger(one, result)
     after, before = one.prediction, one.before
     if before.index == after.index:
-        start = f"Before round {result.round} the model already said {_said(before)}."
+        start = f"Before round {result.round} the model already said {said(before)}."
     else:
-        start = f"Before round {result.round} the model said {_said(before)}; now it says {_said(after)}."
-    moved = f"Round {result.round} moved {_its(one, result)} by {signed(one.round_effect)}"
+        start = f"Before round {result.round} the model said {said(before)}; now it says {said(after)}."
+    what = explained(one.target, one.prediction, result.labels)
+    moved = f"Round {result.round} moved {what} by {signed(one.round_effect)}"
     return f"{start} {moved}; {_answer(one)}"
 
 
@@ -143,20 +136,14 @@ def _leading_without_ledger(one: InputTrace, result: Trace) -> str:
     if one.responsible.kind != "client" or best is None:
         return f"Nobody is named: {one.responsible.reason}."
     if _counterfactual(one):
-        return counterfactual_sentence(best, one, target=_its(one, result), number=result.round)
+        return counterfactual_sentence(
+            best, one, target=explained(one.target, one.prediction, result.labels), number=result.round
+        )
     return (
         f"Of the files of round {result.round}, the one labelled {shown(best.client)} has the largest"
         f" {result.method.name} score, {signed(best.score)}; its softmax share, {percent(best.share)}, is no"
         " probability."
     )
-
-
-def _its(one: InputTrace, result: Trace) -> str:
-    target, label = one.target, _label(one.target.index, result)
-    if target.against is None:
-        return f"the {target.function} of {label}"
-    owner = "its" if target.index == one.prediction.index else f"{label}'s"
-    return f"{owner} margin over {_label(target.against, result)}"
 
 
 def _answer(one: InputTrace) -> str:
@@ -235,38 +222,17 @@ def _rows(result: Trace) -> Iterator[str]:
 
 def _row(one: InputTrace, result: Trace) -> tuple[str, ...]:
     subject, responsible = one.subject, one.responsible
-    true = "" if subject.true is None else _label(subject.true, result)
+    true = "" if subject.true is None else label(subject.true, result.labels)
     mark = "" if subject.true in (None, one.prediction.index) else " ✗"
-    name = shown(subject.source) if subject.index == 0 else f"{shown(subject.source)}[{subject.index}]"
     who = shown(responsible.client) if responsible.client else f"({responsible.kind})"
     share = percent(one.clients[0].share) if responsible.kind == "client" else ""
     effect = "" if one.round_effect is None else signed(one.round_effect)
-    before = "" if one.before is None else _said(one.before)
+    before = "" if one.before is None else said(one.before)
     grade = [] if one.confirmation is None else [one.confirmation.grade]
-    return name, true, _said(one.prediction) + mark, before, effect, who, share, *grade
+    return source(subject), true, said(one.prediction) + mark, before, effect, who, share, *grade
 
 
 def _method_line(result: Trace) -> str:
-    parameters = ", ".join(
-        f"{key.replace('_', ' ')} {shown('; '.join(value)) if isinstance(value, tuple) else value}"
-        for key, value in result.method.parameters
-        if value is not None
-    )
     permutations = max((one.permutations or 0 for one in result.inputs), default=0)
-    nodes = sorted({one.nodes for one in result.inputs if one.nodes is not None})
-    used = f"; {nodes[0]} to {nodes[-1]} nodes" if len(nodes) > 1 else "".join(f"; {n} nodes" for n in nodes)
-    used += f"; up to {permutations:,} permutations" if permutations else ""
-    return wrapped(
-        f"Method: {result.method.name} ({parameters}){used}; {result.run.dtype} on {result.run.device}."
-    )
-
-
-def _untraced_line(result: Trace) -> str:
-    reasons: dict[str, list[str]] = {}
-    for one in result.untraced:
-        reasons.setdefault(one.reason, []).append(one.name)
-    texts = []
-    for reason, names in reasons.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        texts.append(f"{', '.join(shown(name) for name in names[:3])}{more} ({reason})")
-    return wrapped(f"Not traced: {'; '.join(texts)}.")
+    used = f"; up to {permutations:,} permutations" if permutations else ""
+    return method_line(result.method, result.run, nodes_used(one.nodes for one in result.inputs) + used)

@@ -1,0 +1,57 @@
+"""What every answer reads alike from tensors: predictions, class names, who took part, how exact a line is."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flforensics.errors import NotComputableError, UsageError
+from flforensics.fusion.rule import Rule, Scene, surveyed
+from flforensics.provenance.case import Lines, Settings
+from flforensics.provenance.targets import ClassTarget
+from flforensics.results import Prediction, Target
+from flforensics.rounds import Round
+
+
+def took_part(rule: Rule, round_: Round, *, earlier: Sequence[Round]) -> Scene:
+    """The round as its rule sees it. Raises NotComputableError (CLIENTS) if nobody has a file and a weight."""
+    scene = surveyed(rule, round_, earlier=earlier)
+    if not scene.positions:
+        raise NotComputableError(
+            f"round {round_.number} has no client with both a file and a weight",
+            reason="CLIENTS",
+            hint="restore the files and weights of this round; `replay` recovers weights from the files",
+        )
+    return scene
+
+
+def class_names(labels: Sequence[str], classes: int, settings: Settings) -> Sequence[str]:
+    """A name for each class. Raises UsageError if the labels, or the chosen class, do not fit the network."""
+    if labels and len(labels) != classes:
+        raise UsageError(
+            f"archive.toml names {len(labels)} labels and the model has {classes} classes",
+            hint="correct [labels] or [model]",
+        )
+    if settings.chosen is not None and not 0 <= settings.chosen < classes:
+        raise UsageError(f"--class {settings.chosen} does not exist", hint=f"give a class from 0 to {classes - 1}")
+    return labels or [str(index) for index in range(classes)]
+
+
+def prediction(logits: Tensor, names: Sequence[str]) -> Prediction:
+    """The most probable class for one input's logits, [C]."""
+    probabilities = logits.double().softmax(0)
+    index = int(probabilities.argmax())
+    return Prediction(index, names[index], float(probabilities[index]))
+
+
+def target_of(target: ClassTarget, index: int, *, value: float) -> Target:
+    """What is explained for one input, and its value."""
+    against = int(target.against[index]) if target.function == "margin" else None
+    return Target(target.function, int(target.classes[index]), against, value)
+
+
+def line_error(lines: Lines, index: int) -> float:
+    """How far a line of a ledger can be off: the last change and the residual, doubled if it has not converged."""
+    change = lines.change[index].nan_to_num(nan=0.0)
+    worst = float(torch.maximum(change, lines.residual[index].abs()))
+    return worst if lines.converged is None or bool(lines.converged[index]) else 2 * worst

@@ -1,0 +1,118 @@
+"""Who is responsible for predictions, over all rounds that are stored."""
+
+from dataclasses import dataclass
+
+from flforensics.results.replay import RoundReplay
+from flforensics.results.trace import Method, Prediction, Responsible, Run, Subject, Target, Untraced
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """Where the lineage starts: the target and the prediction under the model that came out of round `round`."""
+
+    round: int
+    value: float
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class RoundScore:
+    """How much of the target one client accounts for in one round. `weight` is p_k."""
+
+    client: str
+    weight: float
+    score: float
+
+
+@dataclass(frozen=True)
+class RoundLedger:
+    """What one round did to the target: Σ score + server + unexplained + residual = effect.
+
+    `after` is what the model says after the round, `value` the target then. `converged` is None where the number
+    of nodes was given.
+    """
+
+    round: int
+    effect: float
+    value: float
+    after: Prediction
+    clients: tuple[RoundScore, ...]
+    server: float
+    unexplained: float
+    residual: float
+    nodes: int
+    converged: bool | None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A movement of the target that no ledger divides, and why.
+
+    It lies between the globals of rounds `start` and `end`; where both are the same round, between its global and
+    the model that the next round started from.
+    """
+
+    start: int
+    end: int
+    movement: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClientTotal:
+    """A client over all rounds: `score` sums its scores, `share` is relative to the whole movement.
+
+    It took part in `rounds` rounds; `strongest` is the one with its largest score by amount.
+    """
+
+    client: str
+    score: float
+    share: float
+    rank: int
+    rounds: int
+    strongest: tuple[int, float]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The lines of no client, over all rounds; `gaps` sums the gaps' movements."""
+
+    server: float
+    unexplained: float
+    residual: float
+    gaps: float
+
+
+@dataclass(frozen=True)
+class InputLineage:
+    """The answer for one input: initial value + Σ clients + totals = the target's value."""
+
+    subject: Subject
+    prediction: Prediction
+    target: Target
+    initial: InitialModel
+    rounds: tuple[RoundLedger, ...]
+    gaps: tuple[Gap, ...]
+    clients: tuple[ClientTotal, ...]
+    totals: Totals
+    responsible: Responsible
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Who is responsible for the predictions of the global of round `round`, from the initial model on.
+
+    `replays` are the verdicts on every round that made a global on the way, the initial one's among them where
+    its round is stored.
+    """
+
+    run: Run
+    archive: str
+    digest: str
+    round: int
+    labels: tuple[str, ...]
+    method: Method
+    replays: tuple[RoundReplay, ...]
+    inputs: tuple[InputLineage, ...]
+    untraced: tuple[Untraced, ...]
+    warnings: tuple[str, ...]
