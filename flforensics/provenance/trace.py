@@ -14,9 +14,11 @@ from flforensics.errors import NotComputableError, UsageError
 from flforensics.fusion.rule import Rule, surveyed
 from flforensics.gradients import Call
 from flforensics.provenance import METHODS
+from flforensics.provenance.anatomy import with_anatomy
 from flforensics.provenance.case import Case, Player, Scores, Settings, Without, network_state
 from flforensics.provenance.logits import class_logits_of
 from flforensics.provenance.responsible import Evidence, responsible
+from flforensics.provenance.tampering import unsearched, with_tamper_bounds
 from flforensics.provenance.targets import class_target
 from flforensics.results import (
     ClientScore,
@@ -76,7 +78,7 @@ def trace_round(
     logits = class_logits_of(network, new, call)
     names = _names(labels, logits.shape[1], settings)
     function = settings.target if "target" in METHODS[settings.method].options else "logit"
-    target = class_target(function, logits, chosen=settings.chosen)
+    target = class_target(function, logits, chosen=settings.chosen, versus=settings.versus)
     scene = surveyed(rule, round_, earlier=earlier)
     if not scene.positions:
         raise NotComputableError(
@@ -89,8 +91,9 @@ def trace_round(
     before = None if previous is None or scores.lines is None else class_logits_of(network, previous, call)
     reading = _Reading(case, scores, logits, before, names, replays)
     inputs = tuple(reading.answer(index, subject) for index, subject in enumerate(questions.subjects))
+    inputs = with_tamper_bounds(case, scores, with_anatomy(case, scores, inputs))
     untraced = tuple(Untraced(name, reason) for name, reason in scores.untraced.items())
-    return Answers(inputs, untraced, (*scores.warnings, *_warnings(case, inputs)))
+    return Answers(inputs, untraced, (*scores.warnings, *unsearched(case, scores), *_warnings(case, inputs)))
 
 
 def joined(parts: Sequence[Answers], positions: Sequence[Sequence[int]]) -> Answers:
@@ -246,8 +249,9 @@ def _names(labels: Sequence[str], classes: int, settings: Settings) -> Sequence[
             f"archive.toml names {len(labels)} labels and the model has {classes} classes",
             hint="correct [labels] or [model]",
         )
-    if settings.chosen is not None and not 0 <= settings.chosen < classes:
-        raise UsageError(f"--class {settings.chosen} does not exist", hint=f"give a class from 0 to {classes - 1}")
+    for option, given in (("--class", settings.chosen), ("--against", settings.versus)):
+        if given is not None and not 0 <= given < classes:
+            raise UsageError(f"{option} {given} does not exist", hint=f"give a class from 0 to {classes - 1}")
     return labels or [str(index) for index in range(classes)]
 
 
@@ -257,9 +261,20 @@ def _total(clients: Sequence[ClientScore], parts: Parts | None) -> float:
     return total if parts is None else total + abs(parts.server) + abs(parts.unexplained)
 
 
+def _themselves(case: Case, inputs: Sequence[InputTrace]) -> list[str]:
+    """The inputs that were to be explained against the very class that they are predicted as."""
+    own = sum(answer.target.index == case.settings.versus for answer in inputs)
+    if not own:
+        return []
+    return [
+        f"{own} of {len(inputs)} inputs are predicted as the class of --against themselves: their margins are over"
+        " the best other class"
+    ]
+
+
 def _warnings(case: Case, inputs: Sequence[InputTrace]) -> list[str]:
     rough = [answer for answer in inputs if answer.converged is False]
-    warnings = []
+    warnings = _themselves(case, inputs)
     if rough and rough[0].permutations is None:
         warnings.append(
             f"{len(rough)} of {len(inputs)} inputs did not converge within {case.settings.max_nodes} nodes:"

@@ -4,6 +4,7 @@ Field names are the keys of the JSON reports. A field that does not apply is `No
 report unless its comment says that `None` is an answer ("does not exist").
 """
 
+from flforensics.results.anatomy import LayerPart, Neurons, UnitPart
 from flforensics.results.common import Anomaly, Problem, Progress, Verdict, no_progress
 from flforensics.results.confirmation import (
     Agreement,
@@ -71,10 +72,12 @@ __all__ = [
     "ImpliedUpdate",
     "InputTrace",
     "Inspection",
+    "LayerPart",
     "Localization",
     "Match",
     "Method",
     "Misled",
+    "Neurons",
     "Others",
     "Parts",
     "Prediction",
@@ -102,6 +105,7 @@ __all__ = [
     "TwoAxes",
     "Unexplained",
     "UnexplainedTensor",
+    "UnitPart",
     "Untraced",
     "Verdict",
     "WeightSum",
