@@ -192,9 +192,9 @@ def trace(
 
     found = answers(settings)
     _require_another_class(settings, found)
-    plain = replace(settings, precise=False, by=None, tamper=False)
-    same = _same_ranking(found, answers(plain)) if settings.precise else None
-    inputs = confirmed(inquiry, batches, positions, found.inputs, settings) if confirm else found.inputs
+    plain = replace(settings, by=None, tamper=False)
+    same = _same_ranking(found, answers(replace(plain, precise=False))) if settings.precise else None
+    inputs = confirmed(inquiry, batches, positions, found.inputs, plain) if confirm else found.inputs
     return Trace(
         run=run_of(settings, same),
         archive=relative(archive.root),
