@@ -131,7 +131,7 @@ def relative(path: Path) -> str:
     return Path(os.path.relpath(path)).as_posix()
 
 
-def class_index(chosen: str | None, labels: tuple[str, ...]) -> int | None:
+def class_index(chosen: str | None, labels: tuple[str, ...], *, option: str = "--class") -> int | None:
     """The class as an index: a label's, or the number itself. Raises UsageError if it is neither."""
     if chosen is None:
         return None
@@ -140,7 +140,7 @@ def class_index(chosen: str | None, labels: tuple[str, ...]) -> int | None:
     if chosen.isascii() and chosen.isdigit():
         return int(chosen)
     raise UsageError(
-        f"--class {chosen} is no class of this model", hint=f"classes are {', '.join(labels) or 'numbers'}"
+        f"{option} {chosen} is no class of this model", hint=f"classes are {', '.join(labels) or 'numbers'}"
     )
 
 

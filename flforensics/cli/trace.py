@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flforensics.provenance.trace import Answers
     from flforensics.results import Method, Progress, Trace
 
+_SPLITS = list(dict.fromkeys(split for row in METHODS.values() for split in row.by))
 _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in METHODS.items())
 
 
@@ -40,6 +41,9 @@ _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in METHODS.items())
     "--method", type=click.Choice(list(METHODS)), default="ledger", show_default=True, help=f"{_METHOD_HELP}."
 )
 @target_options
+@click.option(
+    "--against", metavar="CLASS", help="Explain the margin over this class [default: the best other one]."
+)
 @path_options
 @click.option(
     "--layer-decay", type=float, default=0.9, show_default=True, help="tracefl: weight of a layer over the next."
@@ -78,7 +82,25 @@ _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in METHODS.items())
     " inputs, and by the fusion without the client.",
 )
 @computing_options
-@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Show only the N best clients in the table.")
+@click.option(
+    "--tamper",
+    is_flag=True,
+    help="Search for a small edit of the files that overturns the ranking and still replays: an upper bound (the"
+    " ledger always states the smallest).",
+)
+@click.option(
+    "--by",
+    type=click.Choice(_SPLITS),
+    help="Where scores sit: in each layer of the network (ledger, tracefl), or, for the first client, in which"
+    " neurons (ledger).",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Show only the N best clients in the table; with --by neuron: the N neurons that carry most [default:"
+    " 10].",
+)
 @report_options
 def command(
     inputs: tuple[str, ...],
@@ -87,6 +109,7 @@ def command(
     texts: tuple[str, ...],
     labels: Path | None,
     chosen: str | None,
+    against: str | None,
     device: str,
     top: int | None,
     factory: str | None,
@@ -108,7 +131,14 @@ def command(
     _require_players(options)
     _require_ledger(confirm, options["method"])
     archive = open_archive(archive_folder(archive_path))
-    settings = Settings(chosen=class_index(chosen, archive.manifest.labels), device=device_name(device), **options)
+    labels_known = archive.manifest.labels
+    settings = Settings(
+        chosen=class_index(chosen, labels_known),
+        versus=class_index(against, labels_known, option="--against"),
+        device=device_name(device),
+        **options | ({"units": top} if top and options["by"] == "neuron" else {}),
+    )
+    _require_a_question(settings)
     with archive.hashing(), progress_bar() as progress:
         result = trace(
             archive,
@@ -119,7 +149,7 @@ def command(
             factory=factory,
             progress=progress,
         )
-    deliver(result, form=form, outputs=outputs, top=top)
+    deliver(result, form=form, outputs=outputs, top=None if settings.by == "neuron" else top)
     return status(result.replay)
 
 
@@ -161,8 +191,10 @@ def trace(
         return joined([inquiry.ask(questions, settings) for questions in batches], positions)
 
     found = answers(settings)
-    same = _same_ranking(found, answers(replace(settings, precise=False))) if settings.precise else None
-    inputs = confirmed(inquiry, batches, positions, found.inputs, settings) if confirm else found.inputs
+    _require_another_class(settings, found)
+    plain = replace(settings, by=None, tamper=False)
+    same = _same_ranking(found, answers(replace(plain, precise=False))) if settings.precise else None
+    inputs = confirmed(inquiry, batches, positions, found.inputs, plain) if confirm else found.inputs
     return Trace(
         run=run_of(settings, same),
         archive=relative(archive.root),
@@ -201,6 +233,39 @@ def _require_ledger(confirm: bool, method: str) -> None:
         raise UsageError(
             f"--confirm grades the ledger's answers, not those of --method {method}",
             hint="leave --method out; the other methods are run beside it",
+        )
+
+
+def _require_a_question(settings: "Settings") -> None:
+    """Raises UsageError where the method cannot be split, or a margin over a class is not what is explained."""
+    from flforensics.errors import UsageError
+
+    method, row = settings.method, METHODS[settings.method]
+    if settings.by is not None and settings.by not in row.by:
+        able = ", ".join(name for name, other in METHODS.items() if settings.by in other.by)
+        raise UsageError(f"--method {method} has no parts by {settings.by}", hint=f"use --method {able}")
+    if settings.versus is None:
+        return
+    if "target" not in row.options:
+        raise UsageError(
+            f"--method {method} explains the logit, which is over no class", hint="leave out --against"
+        )
+    if settings.target != "margin":
+        raise UsageError(
+            f"--against needs a margin, and --target is {settings.target}", hint="use --target margin"
+        )
+    if settings.versus == settings.chosen:
+        raise UsageError("--class and --against are the same class", hint="give two different classes")
+
+
+def _require_another_class(settings: "Settings", found: "Answers") -> None:
+    """Raises UsageError where every input is predicted as the class that it was to be explained against."""
+    from flforensics.errors import UsageError
+
+    if found.inputs and all(one.target.index == settings.versus for one in found.inputs):
+        raise UsageError(
+            f"--against {found.inputs[0].prediction.label} is what the model says of every input itself",
+            hint="give the class that you expected, or say with --class what to explain",
         )
 
 

@@ -12,7 +12,8 @@ class MethodRow:
     """One method: where its implementation is, one line of help, its source, and whether its lines add up.
 
     `options` are the settings that influence its numbers, in the words of the command line. A share is part of the
-    round's movement, or with `softmax` the published method's softmax over clients.
+    round's movement, or with `softmax` the published method's softmax over clients. `by` is what its scores can be
+    split by.
     """
 
     where: str
@@ -21,6 +22,7 @@ class MethodRow:
     adds_up: bool
     options: tuple[str, ...]
     softmax: bool = False
+    by: tuple[str, ...] = ()
 
 
 METHODS: dict[str, MethodRow] = {
@@ -30,6 +32,7 @@ METHODS: dict[str, MethodRow] = {
         "Aumann and Shapley 1974; Sundararajan et al., ICML 2017 (integrated gradients)",
         True,
         ("target", "nodes", "tolerance", "max_nodes"),
+        by=("layer", "neuron"),
     ),
     "tracefl": MethodRow(
         "flforensics.provenance.tracefl:tracefl",
@@ -38,6 +41,7 @@ METHODS: dict[str, MethodRow] = {
         False,
         ("layer_decay", "scale_clients"),
         softmax=True,
+        by=("layer",),
     ),
     "counterfactual": MethodRow(
         "flforensics.provenance.counterfactual:counterfactual",

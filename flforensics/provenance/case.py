@@ -19,12 +19,15 @@ from flforensics.rounds import ClientModel, Round, StoredModel
 class Settings:
     """What influences the numbers, in the words of the command line.
 
+    `chosen` is the class that is explained, `versus` the one that its margin is over; `by` says what scores are
+    split by (layer, neuron), `units` how many neurons are listed; `tamper` asks for a search of small edits.
     `groups` are as they were given, NAME=CLIENT,CLIENT,...; `memory` is in bytes.
     """
 
     method: str = "ledger"
     target: str = "margin"
     chosen: int | None = None
+    versus: int | None = None
     nodes: int | None = None
     tolerance: float = 0.01
     max_nodes: int = 128
@@ -33,6 +36,9 @@ class Settings:
     max_permutations: int = 2000
     seed: int = 0
     groups: tuple[str, ...] = ()
+    by: str | None = None
+    units: int = 10
+    tamper: bool = False
     precise: bool = False
     device: str = "cpu"
     memory: int = 1 << 30

@@ -27,10 +27,8 @@ def counterfactual(case: Case) -> Scores:
 
     Raises NotComputableError (PREVIOUS, NON_FINITE) where no update is known, or a drop has no finite target.
     """
-    started_from(case)
     present = class_logits_of(case.network, case.new, case.call)
-    dropped = _outcomes(case, present, _drops(case), offset=0)
-    _require_finite(case, dropped)
+    dropped = drops(case, present)
     undefined: dict[str, str] = {}
     refused = _outcomes(case, present, _refusions(case, undefined), offset=len(case.clients))
     size = torch.maximum(case.target(present).double().abs(), dropped.change.abs().amax(1))
@@ -40,6 +38,17 @@ def counterfactual(case: Case) -> Scores:
         for name in _without_answer(case, refused)
     )
     return Scores(dropped.change, None, {}, errors=errors, dropped=dropped, refused=refused, warnings=warnings)
+
+
+def drops(case: Case, present: Tensor) -> Without:
+    """What would be without each client's share; `present` are the logits under the new global, [N, C].
+
+    Raises NotComputableError (PREVIOUS, NON_FINITE).
+    """
+    started_from(case)
+    dropped = _outcomes(case, present, _dropped(case), offset=0)
+    _require_finite(case, dropped)
+    return dropped
 
 
 def _outcomes(
@@ -60,7 +69,7 @@ def _outcomes(
     return Without(torch.stack(changes, 1), torch.stack(classes, 1))
 
 
-def _drops(case: Case) -> Iterator[Mapping[str, Tensor]]:
+def _dropped(case: Case) -> Iterator[Mapping[str, Tensor]]:
     """new − s_k for every client; the shares are read for as many clients at once as fit in the budget."""
     size = max(1, case.parameters * case.settings.dtype.itemsize)
     for block in torch.split(torch.arange(len(case.clients)), max(1, case.settings.memory // size)):

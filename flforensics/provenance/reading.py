@@ -26,14 +26,15 @@ def took_part(rule: Rule, round_: Round, *, earlier: Sequence[Round]) -> Scene:
 
 
 def class_names(labels: Sequence[str], classes: int, settings: Settings) -> Sequence[str]:
-    """A name for each class. Raises UsageError if the labels, or the chosen class, do not fit the network."""
+    """A name for each class. Raises UsageError if the labels, or the classes asked for, do not fit the network."""
     if labels and len(labels) != classes:
         raise UsageError(
             f"archive.toml names {len(labels)} labels and the model has {classes} classes",
             hint="correct [labels] or [model]",
         )
-    if settings.chosen is not None and not 0 <= settings.chosen < classes:
-        raise UsageError(f"--class {settings.chosen} does not exist", hint=f"give a class from 0 to {classes - 1}")
+    for option, given in (("--class", settings.chosen), ("--against", settings.versus)):
+        if given is not None and not 0 <= given < classes:
+            raise UsageError(f"{option} {given} does not exist", hint=f"give a class from 0 to {classes - 1}")
     return labels or [str(index) for index in range(classes)]
 
 

@@ -47,11 +47,15 @@ class ClassTarget:
         return ClassTarget(self.function, self.classes[samples], self.against[samples])
 
 
-def class_target(function: str, logits: Tensor, *, chosen: int | None = None) -> ClassTarget:
+def class_target(
+    function: str, logits: Tensor, *, chosen: int | None = None, versus: int | None = None
+) -> ClassTarget:
     """The target for `chosen`, or else for each sample's predicted class.
 
-    `against` is the best other class under these logits [N, C], the new global's.
+    `against` is `versus`, or else, and where `versus` itself is explained, the best other class under these
+    logits [N, C], the new global's.
     """
     classes = logits.argmax(1) if chosen is None else torch.full_like(logits.argmax(1), chosen)
-    others = logits.scatter(1, classes[:, None], -torch.inf)
-    return ClassTarget(function, classes, others.argmax(1))
+    best = logits.scatter(1, classes[:, None], -torch.inf).argmax(1)
+    against = best if versus is None else torch.where(classes == versus, best, versus)
+    return ClassTarget(function, classes, against)

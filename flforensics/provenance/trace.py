@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from flforensics.fusion.rule import Rule
 from flforensics.gradients import Call
 from flforensics.provenance import METHODS
+from flforensics.provenance.anatomy import with_anatomy
 from flforensics.provenance.case import Case, Player, Scores, Settings, Without, network_state
 from flforensics.provenance.logits import class_logits_of
 from flforensics.provenance.reading import class_names, line_error, prediction, target_of, took_part
 from flforensics.provenance.responsible import ROUND, Evidence, responsible
+from flforensics.provenance.tampering import unsearched, with_tamper_bounds
 from flforensics.provenance.targets import class_target
 from flforensics.results import (
     ClientScore,
@@ -77,15 +79,16 @@ def trace_round(
     logits = class_logits_of(network, new, call)
     names = class_names(labels, logits.shape[1], settings)
     function = settings.target if "target" in METHODS[settings.method].options else "logit"
-    target = class_target(function, logits, chosen=settings.chosen)
+    target = class_target(function, logits, chosen=settings.chosen, versus=settings.versus)
     scene = took_part(rule, round_, earlier=earlier)
     case = Case(round_, rule, scene, network, new, previous, call, target, settings, progress, tuple(earlier))
     scores = _method(settings.method)(case)
     before = None if previous is None or scores.lines is None else class_logits_of(network, previous, call)
     reading = _Reading(case, scores, logits, before, names, replays)
     inputs = tuple(reading.answer(index, subject) for index, subject in enumerate(questions.subjects))
+    inputs = with_tamper_bounds(case, scores, with_anatomy(case, scores, inputs))
     untraced = tuple(Untraced(name, reason) for name, reason in scores.untraced.items())
-    return Answers(inputs, untraced, (*scores.warnings, *_warnings(case, inputs)))
+    return Answers(inputs, untraced, (*scores.warnings, *unsearched(case, scores), *_warnings(case, inputs)))
 
 
 def joined(parts: Sequence[Answers], positions: Sequence[Sequence[int]]) -> Answers:
@@ -241,9 +244,20 @@ def _total(clients: Sequence[ClientScore], parts: Parts | None) -> float:
     return total if parts is None else total + abs(parts.server) + abs(parts.unexplained)
 
 
+def _themselves(case: Case, inputs: Sequence[InputTrace]) -> list[str]:
+    """The inputs that were to be explained against the very class that they are predicted as."""
+    own = sum(answer.target.index == case.settings.versus for answer in inputs)
+    if not own:
+        return []
+    return [
+        f"{own} of {len(inputs)} inputs are predicted as the class of --against themselves: their margins are over"
+        " the best other class"
+    ]
+
+
 def _warnings(case: Case, inputs: Sequence[InputTrace]) -> list[str]:
     rough = [answer for answer in inputs if answer.converged is False]
-    warnings = []
+    warnings = _themselves(case, inputs)
     if rough and rough[0].permutations is None:
         warnings.append(
             f"{len(rough)} of {len(inputs)} inputs did not converge within {case.settings.max_nodes} nodes:"

@@ -53,6 +53,16 @@ class _Clients:
 
 def tracefl(case: Case) -> Scores:
     """T_k for every input and client, [N, K]."""
+    parts = layer_parts(case)
+    none = torch.zeros(case.call.count, len(case.clients), dtype=torch.float64, device=case.settings.device)
+    return Scores(sum(parts.values(), none), None, _untraced(case, parts))
+
+
+def layer_parts(case: Case) -> dict[str, Tensor]:
+    """What each traced layer adds to T_k, [N, K] by its name, in the order of first calls.
+
+    Raises NotComputableError (PREVIOUS) where the clients' models are not known.
+    """
     if case.round.values != "full" and case.round.previous is None:
         raise NotComputableError(
             f"round {case.round.number} holds updates only and no previous global to add them to",
@@ -62,27 +72,32 @@ def tracefl(case: Case) -> Scores:
     scaled = case.settings.scale_clients
     coefficients = torch.tensor(case.scene.coefficients.values, dtype=torch.float64)
     clients = _Clients(case, coefficients if scaled else torch.ones_like(coefficients))
-    layers = _traced_layers(case.network)
-    parts, called = [], set[str]()
-    for index, chunk in enumerate(case.chunks()):
+    layers, chunks = traced_layers(case.network), case.chunks()
+    parts: list[dict[str, Tensor]] = []
+    for index, chunk in enumerate(chunks):
         part = replace(case, call=case.call[chunk], target=case.target[chunk])
         _, taps = record(case.network, case.new, part.call, target=part.target, layers=layers)
         parts.append(_provenance(part, taps, clients))
-        called |= {tap.name for tap in taps}
-        case.progress("inputs", index + 1, len(case.chunks()))
-    return Scores(torch.cat(parts), None, _untraced(case, layers, called))
+        case.progress("inputs", index + 1, len(chunks))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _provenance(case: Case, taps: list[Tap], clients: _Clients) -> Tensor:
-    """Σ_l β^(L−1−l) ⟨g_l, layer_l(x_l; c_k θ_k)⟩, [N, K] in float64."""
-    order = list(dict.fromkeys(tap.name for tap in taps))
-    total = torch.zeros(case.call.count, len(case.clients), dtype=torch.float64, device=case.settings.device)
-    for depth, name in enumerate(order):
+def _provenance(case: Case, taps: list[Tap], clients: _Clients) -> dict[str, Tensor]:
+    """β^(L−1−l) ⟨g_l, layer_l(x_l; c_k θ_k)⟩ for every layer l, each [N, K] in float64."""
+    factors = layer_factors(taps, decay=case.settings.layer_decay)
+    parts = {}
+    for name, factor in factors.items():
         of_layer = [tap for tap in taps if tap.name == name]
         affine = rule_of(of_layer[0].module) is not None
         part = _affine(case, of_layer, clients) if affine else _evaluated(case, of_layer, clients)
-        total += case.settings.layer_decay ** (len(order) - 1 - depth) * part
-    return total
+        parts[name] = factor * part
+    return parts
+
+
+def layer_factors(taps: list[Tap], *, decay: float) -> dict[str, float]:
+    """β^(L−1−l) for every layer that is called, in the order of first calls."""
+    order = list(dict.fromkeys(tap.name for tap in taps))
+    return {name: decay ** (len(order) - 1 - depth) for depth, name in enumerate(order)}
 
 
 def _affine(case: Case, taps: list[Tap], clients: _Clients) -> Tensor:
@@ -119,7 +134,7 @@ def _full(tensor: RoundTensor, index: int) -> Tensor:
     return tensor.previous.double() + stored
 
 
-def _traced_layers(network: nn.Module) -> dict[str, nn.Module]:
+def traced_layers(network: nn.Module) -> dict[str, nn.Module]:
     """The layers that the published code traces; nothing inside a traced layer is traced again."""
     found: dict[str, nn.Module] = {}
     for name, module in network.named_modules():
@@ -129,9 +144,10 @@ def _traced_layers(network: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _untraced(case: Case, layers: Mapping[str, nn.Module], called: set[str]) -> dict[str, str]:
+def _untraced(case: Case, called: Mapping[str, Tensor]) -> dict[str, str]:
     """Every floating tensor that T_k does not see, with the reason."""
     reasons: dict[str, str] = {}
+    layers = traced_layers(case.network)
     for name in case.floating:
         owner = next((layer for layer in layers if name.startswith(f"{layer}.")), None)
         if owner is None:

@@ -38,10 +38,25 @@ def _trace(result: Trace) -> Iterator[dict[str, Any]]:
             "round": document["round"],
             "method": document["method"]["name"],
             "verdict": document["replay"]["verdict"],
-            **_flat({key: value for key, value in one.items() if key != "clients"}),
+            **_flat({key: value for key, value in one.items() if key not in ("clients", "layers", "neurons")}),
         }
-        for client in one["clients"]:
-            yield about | _client(client)
+        for row in _parts(one):
+            yield about | row
+
+
+def _parts(one: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each client; by layer, for each layer and client; by neuron, for each neuron of the one client."""
+    clients = {client["client"]: _client(client) for client in one["clients"]}
+    if "layers" in one:
+        for layer in one["layers"]:
+            lines = {f"layer.{key}": value for key, value in layer.items() if key in ("server", "unexplained")}
+            for part in layer["clients"]:
+                yield clients[part["client"]] | {"layer": layer["layer"], "layer.score": part["score"], **lines}
+    elif "neurons" in one:
+        for unit in one["neurons"]["units"]:
+            yield clients[one["neurons"]["client"]] | {f"unit.{key}": value for key, value in unit.items()}
+    else:
+        yield from clients.values()
 
 
 def _client(document: Mapping[str, Any]) -> dict[str, Any]:

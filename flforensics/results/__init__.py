@@ -4,6 +4,7 @@ Field names are the keys of the JSON reports. A field that does not apply is `No
 report unless its comment says that `None` is an answer ("does not exist").
 """
 
+from flforensics.results.anatomy import LayerPart, Neurons, UnitPart
 from flforensics.results.common import Anomaly, Problem, Progress, Verdict, no_progress
 from flforensics.results.confirmation import (
     Agreement,
@@ -85,11 +86,13 @@ __all__ = [
     "InputLineage",
     "InputTrace",
     "Inspection",
+    "LayerPart",
     "Lineage",
     "Localization",
     "Match",
     "Method",
     "Misled",
+    "Neurons",
     "Others",
     "Parts",
     "Prediction",
@@ -120,6 +123,7 @@ __all__ = [
     "TwoAxes",
     "Unexplained",
     "UnexplainedTensor",
+    "UnitPart",
     "Untraced",
     "Verdict",
     "WeightSum",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from flforensics.results.anatomy import LayerPart, Neurons
 from flforensics.results.confirmation import Confirmation
 from flforensics.results.replay import RoundReplay
 from flforensics.results.summary import Summary
@@ -96,7 +97,9 @@ class InputTrace:
     """The answer for one input. The fields from `before` on exist for methods with a ledger.
 
     `permutations` were sampled; `tamper_margin` is the smallest edit of the updates, relative to them, that
-    cancels in the fusion and moves another client to the top; `confirmation` is there where it was asked for.
+    cancels in the fusion and moves another client to the top; `tamper_bound` is the size of such an edit that a
+    search found, which need not be the smallest. `layers` and `neurons` say where in the network scores sit.
+    `confirmation` is there where it was asked for.
     """
 
     subject: Subject
@@ -112,6 +115,9 @@ class InputTrace:
     change: float | None = None
     permutations: int | None = None
     tamper_margin: float | None = None
+    tamper_bound: float | None = None
+    layers: tuple[LayerPart, ...] | None = None
+    neurons: Neurons | None = None
     confirmation: Confirmation | None = None
 
 

@@ -53,14 +53,14 @@ def fused_round(architecture: Architecture, name: str) -> Round:
     return replace(honest, fused=StoredModel(fused, "global"))
 
 
-def answers(architecture: Architecture, round_: Round, name: str) -> Answers:
+def answers(architecture: Architecture, round_: Round, name: str, **settings: object) -> Answers:
     call = architecture.call()
     return trace_round(
         round_,
         rule_of(specification(name)),
         architecture.network(),
         Questions(call, tuple(Subject("input", n, "", None) for n in range(call.count))),
-        settings=Settings(precise=True, target="logit"),
+        settings=Settings(precise=True, target="logit", **settings),  # type: ignore[arg-type]
         labels=(),
         replays=True,
     )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from flforensics.report import LIMITS
+from flforensics.report.as_json.anatomy import anatomy_document
 from flforensics.report.as_json.common import TOOL, run_document
 from flforensics.report.as_json.confirmation import confirmation_document
 from flforensics.report.as_json.replay import round_summary
@@ -57,9 +58,11 @@ def _input(one: InputTrace, labels: tuple[str, ...]) -> dict[str, Any]:
     document["responsible"] = responsible_document(one.responsible)
     if one.tamper_margin is not None:
         document["tamper_margin"] = {"value": one.tamper_margin, "kind": "smallest"}
+    elif one.tamper_bound is not None:
+        document["tamper_margin"] = {"value": one.tamper_bound, "kind": "upper bound"}
     if one.confirmation is not None:
         document["confirmation"] = confirmation_document(one.confirmation)
-    return document
+    return document | anatomy_document(one)
 
 
 def target_document(target: Target) -> dict[str, Any]:

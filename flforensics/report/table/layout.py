@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from flforensics.report.words import percent, shown
 from flforensics.results import Method, Prediction, RoundReplay, Run, Subject, Target, Untraced, Verdict
 
-_WIDTH = 100
+WIDTH = 100
+"""Columns of a terminal."""
 
 MEANING = {
     Verdict.BIT_EXACT: "the stored global is reproduced bit for bit",
@@ -17,7 +18,7 @@ MEANING = {
 }
 
 
-def wrapped(text: str, width: int = _WIDTH) -> str:
+def wrapped(text: str, width: int = WIDTH) -> str:
     """A paragraph at most 100 columns wide."""
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 

@@ -1,11 +1,13 @@
 """A trace for people: who is responsible for each prediction."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from tabulate import tabulate
 
 from flforensics.report import LIMITS
+from flforensics.report.table.anatomy import anatomy_lines, everything
 from flforensics.report.table.confirmation import GRADES, confirmation_lines, repair_lines
 from flforensics.report.table.counterfactual import COLUMNS, counterfactual_sentence, counterfactual_table
 from flforensics.report.table.layout import (
@@ -81,6 +83,7 @@ def _detailed(one: InputTrace, result: Trace, top: int | None) -> Iterator[str]:
         colalign=("right", "left", "right", "right", "right", "left", *["right"] * sampled),
         disable_numparse=True,
     )
+    yield from anatomy_lines(one, top)
 
 
 def _counterfactual(one: InputTrace) -> bool:
@@ -136,13 +139,14 @@ def _leading_without_ledger(one: InputTrace, result: Trace) -> str:
     if one.responsible.kind != "client" or best is None:
         return f"Nobody is named: {one.responsible.reason}."
     if _counterfactual(one):
-        return counterfactual_sentence(
+        sentence = counterfactual_sentence(
             best, one, target=explained(one.target, one.prediction, result.labels), number=result.round
         )
+        return f"{sentence}{_tampering(one)}"
     return (
         f"Of the files of round {result.round}, the one labelled {shown(best.client)} has the largest"
         f" {result.method.name} score, {signed(best.score)}; its softmax share, {percent(best.share)}, is no"
-        " probability."
+        f" probability.{_tampering(one)}"
     )
 
 
@@ -183,6 +187,11 @@ def _half_width(client: ClientScore) -> float:
 
 def _tampering(one: InputTrace) -> str:
     """How small an edit that nobody would notice makes another file the first."""
+    if one.tamper_bound is not None:
+        return (
+            f" An edit of at most {percent(math.ceil(100 * one.tamper_bound) / 100)} of the updates involved that"
+            " cancels in the fusion was found that overturns this ranking."
+        )
     if one.tamper_margin is None:
         return ""
     return (
@@ -214,7 +223,7 @@ def _rows(result: Trace) -> Iterator[str]:
         disable_numparse=True,
     )
     yield ""
-    yield "Every client of every input: --format csv or --format json."
+    yield f"Every {everything(result)}client of every input: --format csv or --format json."
     if graded:
         yield wrapped(GRADES)
         yield from repair_lines(result.inputs)
