@@ -143,6 +143,7 @@ def method_of(settings: Settings, *, idle: Sequence[str] = ()) -> Method:
     """The method with the parameters that its numbers depend on; `idle` ones did not matter this time."""
     shown = {name: getattr(settings, name) for name in METHODS[settings.method].options}
     unused = {*idle, *(("tolerance", "max_nodes") if settings.nodes is not None else ())}
+    shown |= {} if settings.versus is None else {"against": settings.versus}
     parameters = ((name, value) for name, value in shown.items() if value not in (None, ()) and name not in unused)
     return Method(settings.method, tuple(parameters))
 

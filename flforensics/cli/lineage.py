@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flforensics.cli.against import opponent, require_another_class, require_margin
 from flforensics.cli.options import (
     archive_folder,
     archive_option,
@@ -59,6 +60,7 @@ def command(
     texts: tuple[str, ...],
     labels: Path | None,
     chosen: str | None,
+    against: str | None,
     device: str,
     top: int | None,
     factory: str | None,
@@ -80,7 +82,11 @@ def command(
 
     require_forms(form, outputs)
     archive = open_archive(archive_folder(archive_path))
-    settings = Settings(chosen=class_index(chosen, archive.manifest.labels), device=device_name(device), **options)
+    names = archive.manifest.labels
+    settings = Settings(
+        chosen=class_index(chosen, names), versus=opponent(against, names), device=device_name(device), **options
+    )
+    require_margin(settings)
     given = Given(inputs, texts, labels)
     with archive.hashing(), progress_bar() as progress:
         result = lineage(archive, first, last, given, settings=settings, factory=factory, progress=progress)
@@ -126,6 +132,7 @@ def lineage(
         )
 
     found = answers(settings)
+    require_another_class(settings, found.inputs)
     same = _same_ranking(found, answers(replace(settings, precise=False))) if settings.precise else None
     positions = [position for group in groups for position in group.positions]
     inputs = dict(zip(positions, found.inputs, strict=True))

@@ -60,7 +60,13 @@ def input_options(command: Command) -> Command:
 
 
 def target_options(command: Command) -> Command:
-    """--class and --target."""
+    """--class, --target and --against."""
+    command = click.option(
+        "--against",
+        metavar="CLASS",
+        help="Explain the margin over this class, or with `true` over the true one of inputs that are wrong"
+        " [default: the best other one].",
+    )(command)
     command = click.option(
         "--target",
         type=click.Choice(["margin", "logit", "logprob"]),

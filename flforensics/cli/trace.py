@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flforensics.cli.against import opponent, require_another_class, require_margin
 from flforensics.cli.options import (
     archive_folder,
     archive_option,
@@ -41,9 +42,6 @@ _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in METHODS.items())
     "--method", type=click.Choice(list(METHODS)), default="ledger", show_default=True, help=f"{_METHOD_HELP}."
 )
 @target_options
-@click.option(
-    "--against", metavar="CLASS", help="Explain the margin over this class [default: the best other one]."
-)
 @path_options
 @click.option(
     "--layer-decay", type=float, default=0.9, show_default=True, help="tracefl: weight of a layer over the next."
@@ -134,7 +132,7 @@ def command(
     labels_known = archive.manifest.labels
     settings = Settings(
         chosen=class_index(chosen, labels_known),
-        versus=class_index(against, labels_known, option="--against"),
+        versus=opponent(against, labels_known),
         device=device_name(device),
         **options | ({"units": top} if top and options["by"] == "neuron" else {}),
     )
@@ -191,7 +189,7 @@ def trace(
         return joined([inquiry.ask(questions, settings) for questions in batches], positions)
 
     found = answers(settings)
-    _require_another_class(settings, found)
+    require_another_class(settings, found.inputs)
     plain = replace(settings, by=None, tamper=False)
     same = _same_ranking(found, answers(replace(plain, precise=False))) if settings.precise else None
     inputs = confirmed(inquiry, batches, positions, found.inputs, plain) if confirm else found.inputs
@@ -244,29 +242,7 @@ def _require_a_question(settings: "Settings") -> None:
     if settings.by is not None and settings.by not in row.by:
         able = ", ".join(name for name, other in METHODS.items() if settings.by in other.by)
         raise UsageError(f"--method {method} has no parts by {settings.by}", hint=f"use --method {able}")
-    if settings.versus is None:
-        return
-    if "target" not in row.options:
-        raise UsageError(
-            f"--method {method} explains the logit, which is over no class", hint="leave out --against"
-        )
-    if settings.target != "margin":
-        raise UsageError(
-            f"--against needs a margin, and --target is {settings.target}", hint="use --target margin"
-        )
-    if settings.versus == settings.chosen:
-        raise UsageError("--class and --against are the same class", hint="give two different classes")
-
-
-def _require_another_class(settings: "Settings", found: "Answers") -> None:
-    """Raises UsageError where every input is predicted as the class that it was to be explained against."""
-    from flforensics.errors import UsageError
-
-    if found.inputs and all(one.target.index == settings.versus for one in found.inputs):
-        raise UsageError(
-            f"--against {found.inputs[0].prediction.label} is what the model says of every input itself",
-            hint="give the class that you expected, or say with --class what to explain",
-        )
+    require_margin(settings, explains_logit="target" not in row.options)
 
 
 def _method(settings: "Settings", found: "Answers") -> "Method":

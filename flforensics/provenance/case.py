@@ -1,8 +1,9 @@
 """What every method is asked: one round on one network, and one target for each input."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from flforensics.rounds import ClientModel, Round, StoredModel
 class Settings:
     """What influences the numbers, in the words of the command line.
 
-    `chosen` is the class that is explained, `versus` the one that its margin is over; `by` says what scores are
+    `chosen` is the class that is explained, `versus` the one that its margin is over (`true`: each
+    input's own); `by` says what scores are
     split by (layer, neuron), `units` how many neurons are listed; `tamper` asks for a search of small edits.
     `groups` are as they were given, NAME=CLIENT,CLIENT,...; `memory` is in bytes.
     """
@@ -27,7 +29,7 @@ class Settings:
     method: str = "ledger"
     target: str = "margin"
     chosen: int | None = None
-    versus: int | None = None
+    versus: int | Literal["true"] | None = None
     nodes: int | None = None
     tolerance: float = 0.01
     max_nodes: int = 128
@@ -42,6 +44,10 @@ class Settings:
     precise: bool = False
     device: str = "cpu"
     memory: int = 1 << 30
+
+    def opponents(self, true: Sequence[int | None]) -> tuple[int | None, ...]:
+        """The class that each input's margin is over, given the true classes; None for the best other one."""
+        return tuple(true) if self.versus == "true" else (self.versus,) * len(true)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -138,7 +138,11 @@ def _asked(
     calls = tuple(batch.call.to(torch.device(settings.device), settings.dtype) for batch in batches)
     logits = [class_logits_of(network, state, call) for call in calls]
     names = class_names(labels, logits[0].shape[1], settings)
-    targets = tuple(class_target(settings.target, one, chosen=settings.chosen) for one in logits)
+    true = [[subject.true for subject in batch.subjects] for batch in batches]
+    targets = tuple(
+        class_target(settings.target, one, chosen=settings.chosen, versus=settings.opponents(own))
+        for one, own in zip(logits, true, strict=True)
+    )
     standing = _standing(logits, targets, names)
     if not all(map(math.isfinite, standing.values)):
         raise NotComputableError(

@@ -33,7 +33,7 @@ def class_names(labels: Sequence[str], classes: int, settings: Settings) -> Sequ
             hint="correct [labels] or [model]",
         )
     for option, given in (("--class", settings.chosen), ("--against", settings.versus)):
-        if given is not None and not 0 <= given < classes:
+        if isinstance(given, int) and not 0 <= given < classes:
             raise UsageError(f"{option} {given} does not exist", hint=f"give a class from 0 to {classes - 1}")
     return labels or [str(index) for index in range(classes)]
 

@@ -1,6 +1,6 @@
 """The scalar f that is explained, for one input and one class: margin, logit or logprob."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,8 @@ def _logprob(logits: Tensor, classes: Tensor, _against: Tensor) -> Tensor:
     return _picked(torch.log_softmax(logits, 1), classes)
 
 
+_NOBODY = -1
+
 _FUNCTIONS: dict[str, _Function] = {"margin": _margin, "logit": _logit, "logprob": _logprob}
 
 
@@ -48,14 +50,16 @@ class ClassTarget:
 
 
 def class_target(
-    function: str, logits: Tensor, *, chosen: int | None = None, versus: int | None = None
+    function: str, logits: Tensor, *, chosen: int | None = None, versus: Sequence[int | None] = ()
 ) -> ClassTarget:
     """The target for `chosen`, or else for each sample's predicted class.
 
-    `against` is `versus`, or else, and where `versus` itself is explained, the best other class under these
-    logits [N, C], the new global's.
+    `against` is the sample's class in `versus` [N], or else, and where that class itself is explained, the best
+    other class under these logits [N, C], the new global's.
     """
     classes = logits.argmax(1) if chosen is None else torch.full_like(logits.argmax(1), chosen)
     best = logits.scatter(1, classes[:, None], -torch.inf).argmax(1)
-    against = best if versus is None else torch.where(classes == versus, best, versus)
-    return ClassTarget(function, classes, against)
+    if not versus:
+        return ClassTarget(function, classes, best)
+    asked = classes.new_tensor([_NOBODY if one is None else one for one in versus])
+    return ClassTarget(function, classes, torch.where((asked == _NOBODY) | (asked == classes), best, asked))

@@ -35,6 +35,7 @@ from flforensics.results import (
 from flforensics.rounds import Round
 
 _ROUNDING = 1e-5
+_NOT_WRONG = "are right, or their true class is not known: their margins are over the best other class"
 _NO_REPLAY = "this round does not replay"
 
 
@@ -79,7 +80,8 @@ def trace_round(
     logits = class_logits_of(network, new, call)
     names = class_names(labels, logits.shape[1], settings)
     function = settings.target if "target" in METHODS[settings.method].options else "logit"
-    target = class_target(function, logits, chosen=settings.chosen, versus=settings.versus)
+    versus = settings.opponents([subject.true for subject in questions.subjects])
+    target = class_target(function, logits, chosen=settings.chosen, versus=versus)
     scene = took_part(rule, round_, earlier=earlier)
     case = Case(round_, rule, scene, network, new, previous, call, target, settings, progress, tuple(earlier))
     scores = _method(settings.method)(case)
@@ -245,7 +247,10 @@ def _total(clients: Sequence[ClientScore], parts: Parts | None) -> float:
 
 
 def _themselves(case: Case, inputs: Sequence[InputTrace]) -> list[str]:
-    """The inputs that were to be explained against the very class that they are predicted as."""
+    """The inputs whose margin is not over the class that was asked for, which is explained itself or unknown."""
+    if case.settings.versus == "true":
+        unknown = sum(answer.subject.true in (None, answer.target.index) for answer in inputs)
+        return [f"{unknown} of {len(inputs)} inputs {_NOT_WRONG}"] if unknown else []
     own = sum(answer.target.index == case.settings.versus for answer in inputs)
     if not own:
         return []

@@ -40,9 +40,32 @@ def test_inputs_predicted_as_that_class_keep_the_best_other_one(run, archive):
     ]
 
 
+def test_the_true_class_of_inputs_that_are_wrong(run, archive):
+    asked = (*TRACE, "inputs/7", "inputs/9", "--nodes", 1, "--format", "json")
+    outcome = run(*asked, "--against", "true", at=archive)
+    plain = run(*asked, at=archive).json["inputs"]
+    right = [one for one in plain if one["prediction"]["class"] == one["true"]]
+    for one, best in zip(outcome.json["inputs"], plain, strict=True):
+        wrong = one["prediction"]["class"] != one["true"]
+        assert one["target"]["against"] == (one["true"] if wrong else best["target"]["against"])
+    assert outcome.json["method"]["against"] == "true"
+    assert outcome.json["warnings"] == [
+        f"{len(right)} of {len(plain)} inputs are right, or their true class is not known: their margins are over"
+        " the best other class"
+    ]
+
+
+def test_lineage_over_the_true_class(run, archive):
+    arguments = ("lineage", "inputs/9/0815.png", "--nodes", 1, "--from", 10, "--format", "json")
+    (one,) = run(*arguments, "--against", "true", at=archive).json["inputs"]
+    (other,) = run(*arguments, "--against", 4, at=archive).json["inputs"]
+    assert (one["target"]["against"], other["target"]["against"]) == (9, 4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--against", "true"), "--against true: no input has a true class other than the one that is explained"),
         (("--against", "ten"), "--against ten is no class of this model"),
         (("--against", 10), "--against 10 does not exist"),
         (("--against", 7), "--against 7 is what the model says of every input itself"),

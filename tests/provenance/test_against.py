@@ -15,14 +15,19 @@ LOGITS = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0], [1.0, 2.0, 7.0]])
 
 
 def test_the_class_below_is_the_chosen_one() -> None:
-    target = class_target("margin", LOGITS, versus=1)
+    target = class_target("margin", LOGITS, versus=[1, 1, 1])
     assert target.classes.tolist() == [0, 1, 2]
     assert target.against.tolist() == [1, 2, 1], "who is predicted as class 1 keeps the best other class"
     assert target(LOGITS).tolist() == [2.0, 1.0, 5.0]
 
 
+def test_every_sample_may_have_a_class_of_its_own() -> None:
+    target = class_target("margin", LOGITS, versus=[1, None, 2])
+    assert target.against.tolist() == [1, 2, 1], "without a class, or with the explained one, the best other"
+
+
 def test_both_classes_may_be_chosen() -> None:
-    target = class_target("margin", LOGITS, chosen=2, versus=0)
+    target = class_target("margin", LOGITS, chosen=2, versus=[0, 0, 0])
     assert target(LOGITS).tolist() == [-1.0, 4.0, 6.0]
 
 
