@@ -21,47 +21,57 @@ class Cell:
 
 
 def _default(seed: int) -> list[Cell]:
-    """Every dataset, network and alpha, with 10 clients and with 10 of 100; fewer absences of ResNet-18."""
+    """Every dataset, network and alpha: 10 clients, 10 of 100, and a culprit that leaves (ResNet-18: one alpha)."""
     cells = []
-    for clients in (10, 100):
-        for dataset, model in MODELS:
-            large = model == "resnet18"
-            for alpha in ALPHAS:
-                absent = clients == 10 and (not large or alpha == 0.3)
-                scenarios = _FAULTS if clients == 100 else (*_FAULTS, "noise", *(["absent"] if absent else []))
-                exact = ("correct",) if large or clients == 100 else _FAULTS
-                effort = Effort(8 if large else 16, 2 if large else 3, (1, 3, 5), exact)
-                setting = Setting(
-                    dataset, model, alpha, clients, 3, seed, MODELS[dataset, model].training.examples
-                )
-                cells.append(Cell(setting, scenarios, effort))
+    for names in MODELS:
+        large = names[1] == "resnet18"
+        inputs, culprits = (8, 2) if large else (16, 3)
+        few = Effort(inputs, culprits, (1, 3, 5), ("correct",) if large else _FAULTS)
+        many = Effort(inputs, culprits, (), ("correct",))
+        for alpha in ALPHAS:
+            cells.append(Cell(_setting(names, alpha, 10, 3, seed), (*_FAULTS, "noise"), few))
+            cells.append(Cell(_setting(names, alpha, 100, 3, seed), _FAULTS, many))
+            if not large or alpha == 0.3:
+                cells.append(Cell(_setting(names, alpha, 10, 3, seed, sole=True), ("absent",), few))
     return cells
 
 
 def _full(seed: int) -> list[Cell]:
-    """Everything of three seeds on all examples, for a machine with a GPU."""
+    """Everything with three seeds, ten rounds and many inputs, for a machine with a GPU."""
     effort = Effort(64, 10, (1, 3, 5), _FAULTS)
-    return [
-        Cell(Setting(*names, alpha, clients, 10, one, 12000), (*_FAULTS, "noise", "absent"), effort)
-        for one in (seed, seed + 1, seed + 2)
-        for clients in (10, 100)
-        for names in MODELS
-        for alpha in ALPHAS
-    ]
+    cells = []
+    for one in (seed, seed + 1, seed + 2):
+        for names in MODELS:
+            for alpha in ALPHAS:
+                cells.append(Cell(_setting(names, alpha, 10, 10, one), (*_FAULTS, "noise"), effort))
+                cells.append(Cell(_setting(names, alpha, 100, 10, one), _FAULTS, effort))
+                cells.append(Cell(_setting(names, alpha, 10, 10, one, sole=True), ("absent",), effort))
+    return cells
 
 
 def _smoke(seed: int) -> list[Cell]:
     """Everything once, small: does it run?"""
-    effort = Effort(2, 1, (1,), _FAULTS)
+    effort = Effort(2, 1, (1,), ("correct",))
+    names = ("mnist", "cnn")
     return [
-        Cell(
-            Setting(*names, 1.0, clients, 2, seed, 600),
-            (*_FAULTS, "noise", "absent")[: 5 if clients == 10 else 3],
-            effort,
-        )
-        for names in (("mnist", "cnn"), ("trec", "gpt"))
-        for clients in (10, 100)
+        Cell(_setting(names, 1.0, 10, 2, seed, examples=600), (*_FAULTS, "noise"), effort),
+        Cell(_setting(names, 1.0, 100, 2, seed, examples=2000), _FAULTS, effort),
+        Cell(_setting(names, 1.0, 10, 2, seed, examples=600, sole=True), ("absent",), effort),
     ]
+
+
+def _setting(
+    names: tuple[str, str],
+    alpha: float,
+    clients: int,
+    rounds: int,
+    seed: int,
+    *,
+    examples: int | None = None,
+    sole: bool = False,
+) -> Setting:
+    count = examples or MODELS[names].training.examples
+    return Setting(*names, alpha, clients, rounds, seed, count, sole)
 
 
 SCALES: dict[str, Callable[[int], list[Cell]]] = {"default": _default, "full": _full, "smoke": _smoke}

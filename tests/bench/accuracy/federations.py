@@ -20,12 +20,12 @@ from tests.bench.accuracy.models import MODELS, Model
 State = dict[str, Tensor]
 
 FEWEST = 10
-"""With fewer examples a client takes no part; a label of which it has fewer does not count as held, as in TraceFL."""
+"""With fewer examples a client takes no part; of fewer examples a label does not count as held (TraceFL's rule)."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Which federation: everything that its numbers depend on."""
+    """Which federation: everything that its numbers depend on. With `sole`, one client alone has one class."""
 
     dataset: str
     model: str
@@ -34,11 +34,13 @@ class Setting:
     rounds: int
     seed: int
     examples: int
+    sole: bool = False
 
     @property
     def name(self) -> str:
         """Short and unique among the federations of one scale."""
-        return f"{self.dataset}-{self.model}-a{self.alpha:g}-c{self.clients}-s{self.seed}"
+        sole = "-sole" if self.sole else ""
+        return f"{self.dataset}-{self.model}-a{self.alpha:g}-c{self.clients}-s{self.seed}{sole}"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,15 @@ def dirichlet(labels: Tensor, clients: int, *, alpha: float, seed: int) -> list[
         for part, piece in zip(parts, torch.tensor_split(rows, cuts), strict=True):
             part.append(piece)
     return [torch.cat(part) for part in parts]
+
+
+def concentrated(rows: Sequence[Tensor], labels: Tensor, *, label: int) -> list[Tensor]:
+    """The same rows, all of one label given to the client that has most of it."""
+    counts = [int((labels[part] == label).sum()) for part in rows]
+    others = [part[labels[part] != label] for part in rows]
+    holder = counts.index(max(counts))
+    others[holder] = torch.cat([others[holder], torch.nonzero(labels == label).squeeze(1)])
+    return others
 
 
 @dataclass
@@ -103,6 +114,8 @@ class Federation:
     def parts(self) -> list[Labelled]:
         """What each client has."""
         rows = dirichlet(self.train.y, self.setting.clients, alpha=self.setting.alpha, seed=self.setting.seed)
+        if self.setting.sole:
+            rows = concentrated(rows, self.train.y, label=self.setting.seed % self.data.classes)
         return [self.train[part] for part in rows]
 
     @cached_property

@@ -139,6 +139,6 @@ def _margin(question: Question, network: nn.Module, call: Call) -> ClassTarget:
 def _ledger(round_: Round, network: nn.Module, call: Call, target: ClassTarget) -> Tensor:
     """The scores [N, K] of one round for a given target."""
     assert round_.previous is not None
-    states = (network_state(network, model, settings=_SETTINGS) for model in (round_.fused, round_.previous))
+    new, previous = (network_state(network, one, settings=_SETTINGS) for one in (round_.fused, round_.previous))
     scene = surveyed(_RULE, round_)
-    return ledger(Case(round_, _RULE, scene, network, *states, call, target, _SETTINGS, no_progress)).clients
+    return ledger(Case(round_, _RULE, scene, network, new, previous, call, target, _SETTINGS, no_progress)).clients

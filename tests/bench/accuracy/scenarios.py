@@ -127,10 +127,14 @@ def _flipped(
 
 
 def _absent(federation: Federation, history: tuple[Round, ...], effort: Effort) -> Iterator[Question]:
-    """A client that takes everything for class 0 in the last two rounds and then stays away."""
-    last = history[-1].number
-    k = culprits(federation, last)[0]
-    flip = Flip(None, 0)
+    """The only client with a class takes it for another in the last two rounds, and then stays away.
+
+    Where others have the class too, they teach it again within a round, and nothing is left to explain.
+    """
+    last, classes = history[-1].number, federation.data.classes
+    label = federation.setting.seed % classes
+    k = int(federation.holdings[:, label].argmax())
+    flip = Flip(label, (label + 1) % classes)
     before = history[: last - _POISONED]
     faulty = list(before)
     for number in range(last - _POISONED + 1, last + 1):
