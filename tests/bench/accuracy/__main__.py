@@ -17,7 +17,7 @@ from tqdm import tqdm
 from flforensics.errors import FLForensicsError
 from tests.bench.accuracy.cells import SCALES, Cell
 from tests.bench.accuracy.data import Dataset, load
-from tests.bench.accuracy.federations import Federation
+from tests.bench.accuracy.federations import Federation, State
 from tests.bench.accuracy.methods import answers_to
 from tests.bench.accuracy.records import Record, finished, record_of
 from tests.bench.accuracy.scenarios import questions
@@ -47,16 +47,18 @@ def main(
     cells = [cell for cell in SCALES[scale](seed) if re.search(only, cell.setting.name)]
     missing = [cell for cell in cells if cell.setting.name not in done]
     if missing and data is None:
-        raise click.UsageError(
-            "make bench-accuracy DATA=folder: the folder with mnist.zip, cifar10.zip, trec/, agnews/"
-        )
+        raise click.UsageError("give --data (make bench-accuracy DATA=...) the folder with the data")
     out.parent.mkdir(parents=True, exist_ok=True)
     _write(out, known)
+    starts: dict[str, State] = {}
     for cell in (bar := tqdm(missing)):
         bar.set_description(cell.setting.name)
         assert data is not None
         try:
-            record = {"scale": scale, **run(cell, _dataset(cell.setting.dataset, data), CACHE if reuse else None)}
+            federation = Federation(
+                cell.setting, _dataset(cell.setting.dataset, data), CACHE if reuse else None, starts
+            )
+            record = {"scale": scale, **run(cell, federation)}
         except FLForensicsError as error:
             raise click.ClickException(error.message) from error
         known.append(record)
@@ -70,10 +72,9 @@ def main(
         LINES.write_bytes(gzip.compress("".join(map(_line, chosen)).encode(), mtime=0))
 
 
-def run(cell: Cell, data: Dataset, cache: Path | None) -> Record:
+def run(cell: Cell, federation: Federation) -> Record:
     """One federation from its partition to every answer."""
     start = time.perf_counter()
-    federation = Federation(cell.setting, data, cache)
     asked: list[Record] = []
     shapley = set(cell.effort.shapley)
     for question in questions(federation, cell.effort, cell.scenarios):

@@ -21,7 +21,7 @@ class Cell:
 
 
 def _default(seed: int) -> list[Cell]:
-    """Every dataset, network and alpha: 10 clients, 10 of 100, and a culprit that leaves (ResNet-18: one alpha)."""
+    """Every dataset, network and alpha: 10 clients, 10 of 100, a culprit that leaves (ResNet-18: one alpha)."""
     cells = []
     for names in MODELS:
         large = names[1] == "resnet18"

@@ -20,7 +20,7 @@ from tests.bench.accuracy.models import MODELS, Model
 State = dict[str, Tensor]
 
 FEWEST = 10
-"""With fewer examples a client takes no part; of fewer examples a label does not count as held (TraceFL's rule)."""
+"""With fewer examples a client takes no part; with fewer of a label it does not hold it (TraceFL)."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,15 @@ def concentrated(rows: Sequence[Tensor], labels: Tensor, *, label: int) -> list[
 
 @dataclass
 class Federation:
-    """FedAvg over clients that share one dataset unevenly; `cache` is where trained states are kept, if at all."""
+    """FedAvg over clients that share one dataset unevenly.
+
+    `cache` is where trained states are kept, if at all; `starts` are first models that other federations made.
+    """
 
     setting: Setting
     data: Dataset
     cache: Path | None = None
+    starts: dict[str, State] = field(default_factory=dict)
     trainings: int = field(default=0, init=False)
     training_seconds: float = field(default=0.0, init=False)
 
@@ -99,11 +103,16 @@ class Federation:
 
     @cached_property
     def start(self) -> State:
-        """The global model before round 1: trained on everybody's examples, as after many rounds on even ones.
+        """The global model before round 1: trained on everybody's examples, as if many even rounds lay behind.
 
-        It depends on neither alpha nor the clients, so that the cache shares it.
+        It depends on neither alpha nor the clients, so federations share it.
         """
-        return self._kept(f"start-{self.setting.examples}", self._warmed)
+        setting, warm = self.setting, self.model.training.warm
+        key = f"{setting.dataset}-{setting.model}-{setting.examples}-{setting.seed}"
+        if key not in self.starts:
+            first = _copy(self.network)
+            self.starts[key] = self._fit(first, self.train, self.train.y, epochs=warm, seed=setting.seed)
+        return self.starts[key]
 
     @cached_property
     def train(self) -> Labelled:
@@ -168,10 +177,6 @@ class Federation:
             calls = [self.model.call(part) for part in torch.split(x, 250)]
             return torch.cat([class_logits(self.network(*one.arguments, **one.keywords)) for one in calls])
 
-    def _warmed(self) -> State:
-        setting, warm = self.setting, self.model.training.warm
-        return self._fit(_copy(self.network), self.train, self.train.y, epochs=warm, seed=setting.seed)
-
     def _trained(self, k: int, number: int, start: State, flip: Flip | None) -> State:
         """One client's training; the batches depend on the client and the round, not on its labels."""
         part, seed = self.parts[k], (self.setting.seed * 1000 + number) * 1000 + k
@@ -213,15 +218,17 @@ class Federation:
 
 
 def fused(number: int, previous: StoredModel, clients: Sequence[ClientModel]) -> Round:
-    """The round in which FedAvg fuses these clients: the mean by examples, summed in float64, stored in float32."""
+    """The round in which FedAvg fuses these clients: the mean by examples, summed in float64, stored as before."""
     total = sum(client.weight or 0.0 for client in clients)
     state: State = {}
     for name, old in previous.tensors.items():
-        stored = [(client.weight or 0.0, client.model.tensors[name]) for client in clients if client.model]
-        mean = sum(
-            (tensor.double() * (weight / total) for weight, tensor in stored), torch.zeros_like(old).double()
-        )
-        state[name] = mean.to(old.dtype) if old.is_floating_point() else stored[0][1]
+        stored = [client.model.tensors[name] for client in clients if client.model]
+        if old.is_floating_point():
+            shares = [(client.weight or 0.0) / total for client in clients if client.model]
+            terms = [share * tensor.double() for share, tensor in zip(shares, stored, strict=True)]
+            state[name] = torch.stack(terms).sum(0).to(old.dtype)
+        else:
+            state[name] = stored[0]
     return Round(number, previous, tuple(clients), StoredModel(state, f"global {number}"))
 
 

@@ -11,8 +11,12 @@ from flforensics.errors import NotComputableError
 from flforensics.fusion import rule_named
 from flforensics.fusion.rule import surveyed
 from flforensics.gradients import Call
+from flforensics.inputs.noise import kaiming_noise, uniform_noise
 from flforensics.provenance.case import Case, Settings, network_state
 from flforensics.provenance.ledger import ledger
+from flforensics.provenance.localize.feddebug import feddebug
+from flforensics.provenance.localize.influence import NOISE_INPUTS, influence
+from flforensics.provenance.localize.localizing import case_of, labelled
 from flforensics.provenance.logits import class_logits_of
 from flforensics.provenance.targets import ClassTarget, class_target
 from flforensics.provenance.trace import Answers, Questions, trace_round
@@ -68,6 +72,7 @@ RUNS: tuple[Run, ...] = (
 
 AGAINST_TRUTH = "ledger (against the true class)"
 _RULE, _SETTINGS = rule_named("fedavg"), Settings()
+_NUMBERS, _PROBES = {"kind": "tensor"}, 10
 
 
 def answers_to(question: Question, federation: Federation, *, shapley: bool) -> dict[str, Answer]:
@@ -87,8 +92,9 @@ def answers_to(question: Question, federation: Federation, *, shapley: bool) -> 
             answers[name] = _answer(found, question.round, value, seconds)
     if question.culprit is not None:
         answers[AGAINST_TRUTH] = _against_truth(question, network, call)
+        answers |= _localizers(question, federation)
     if question.scenario.startswith("absent"):
-        answers["lineage"] = _lineage(question, network, call)
+        answers |= _lineages(question, network, call)
     return answers
 
 
@@ -120,15 +126,49 @@ def _against_truth(question: Question, network: nn.Module, call: Call) -> Answer
     return Answer(clients, _ledger(question.round, network, call, target), None, time.perf_counter() - start)
 
 
-def _lineage(question: Question, network: nn.Module, call: Call) -> Answer:
-    """The ledgers of all rounds, summed: the target is fixed under the last round's global."""
-    start, target = time.perf_counter(), _margin(question, network, call)
+def _localizers(question: Question, federation: Federation) -> dict[str, Answer]:
+    """Those that name one client for a round, on pictures: every input gets the same answer. Noise as published."""
+    if federation.model.text:
+        return {}
+    network, call = federation.network.eval().requires_grad_(False), federation.model.call(question.inputs.x)
+    clients = tuple(client.client for client in question.round.clients)
+    shape, seed = tuple(question.inputs.x.shape[1:]), federation.setting.seed
+    probes = Call((kaiming_noise(_NUMBERS, shape, count=_PROBES, seed=seed),))
+    noise = Call((uniform_noise(_NUMBERS, shape, count=NOISE_INPUTS, seed=seed),))
+    start = time.perf_counter()
+    case = case_of(question.round, _RULE, network, probes, settings=_SETTINGS)
+    votes = feddebug(case).votes.double()
+    middle = time.perf_counter()
+    batch = labelled(case, call, question.inputs.y.tolist())
+    order = influence(batch.mispredicted(), noise).order
+    end = time.perf_counter()
+    places = torch.tensor([-order.index(k) for k in range(len(order))], dtype=torch.float64)
+    return {
+        "feddebug": Answer(clients, votes.expand(call.count, -1), None, middle - start),
+        "influence": Answer(clients, places.expand(call.count, -1), None, end - middle),
+    }
+
+
+def _lineages(question: Question, network: nn.Module, call: Call) -> dict[str, Answer]:
+    """The ledgers of all rounds, for the target that the last round's global fixes: their sum, and the largest."""
     clients = tuple(sorted({client.client for round_ in question.history for client in round_.clients}))
-    total = torch.zeros(call.count, len(clients), dtype=torch.float64)
-    for round_ in question.history:
-        columns = [clients.index(client.client) for client in round_.clients]
-        total[:, columns] += _ledger(round_, network, call, target)
-    return Answer(clients, total, None, time.perf_counter() - start)
+    margin = _margin(question, network, call)
+    answers = {}
+    for name, target in (
+        ("lineage", margin),
+        ("lineage (against the true class)", replace(margin, against=question.inputs.y)),
+    ):
+        start, rounds = time.perf_counter(), []
+        for round_ in question.history:
+            scores = torch.zeros(call.count, len(clients), dtype=torch.float64)
+            scores[:, [clients.index(client.client) for client in round_.clients]] = _ledger(
+                round_, network, call, target
+            )
+            rounds.append(scores)
+        matrix, seconds = torch.stack(rounds), time.perf_counter() - start
+        answers[name] = Answer(clients, matrix.sum(0), None, seconds)
+        answers[f"{name}: largest single round"] = Answer(clients, matrix.amax(0), None, seconds)
+    return answers
 
 
 def _margin(question: Question, network: nn.Module, call: Call) -> ClassTarget:
