@@ -21,7 +21,7 @@ from tests.bench.accuracy.federations import Federation, State
 from tests.bench.accuracy.methods import answers_to
 from tests.bench.accuracy.records import Record, finished, record_of
 from tests.bench.accuracy.scenarios import questions
-from tests.bench.accuracy.table import LINES, TABLE, report
+from tests.bench.accuracy.table import LINES, README, TABLE, quoting, report
 
 CACHE = Path("build/accuracy")
 
@@ -32,7 +32,7 @@ CACHE = Path("build/accuracy")
 )
 @click.option("--scale", type=click.Choice(list(SCALES)), default="default", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=CACHE / "results.jsonl", show_default=True)
-@click.option("--publish", is_flag=True, help="Write the table and the lines beside this program, for README.md.")
+@click.option("--publish", is_flag=True, help="Write table and lines beside this program and into README.md.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--only", default="", metavar="PATTERN", help="Only federations whose name matches this expression.")
@@ -69,6 +69,7 @@ def main(
     out.with_suffix(".md").write_text(report(chosen))
     if publish:
         TABLE.write_text(report(chosen))
+        README.write_text(quoting(README.read_text(), report(chosen)))
         LINES.write_bytes(gzip.compress("".join(map(_line, chosen)).encode(), mtime=0))
 
 

@@ -127,7 +127,7 @@ def _against_truth(question: Question, network: nn.Module, call: Call) -> Answer
 
 
 def _localizers(question: Question, federation: Federation) -> dict[str, Answer]:
-    """Those that name one client for a round, on pictures: every input gets the same answer. Noise as published."""
+    """Those that name one client for a round, where inputs are pictures: the same answer for every input."""
     if federation.model.text:
         return {}
     network, call = federation.network.eval().requires_grad_(False), federation.model.call(question.inputs.x)

@@ -25,6 +25,7 @@ from tests.bench.accuracy.tallies import (
 )
 
 TABLE = Path(__file__).with_name("results.md")
+README = Path(__file__).parents[3] / "README.md"
 LINES = Path(__file__).with_name("results.jsonl.gz")
 START, END = "<!-- summary -->", "<!-- end of summary -->"
 """What the README quotes stands between these."""
@@ -39,6 +40,18 @@ def report(records: Sequence[Record]) -> str:
         return "No cell is finished.\n"
     sections = [_heading(records), START, summary(records), END, *(section(records) for section in _SECTIONS)]
     return "\n\n".join(sections) + "\n"
+
+
+def quoting(readme: str, written: str) -> str:
+    """The README with the summary of a report between its marks."""
+    before, _, rest = readme.partition(START)
+    _, _, after = rest.partition(END)
+    return before + START + summary_of(written) + END + after
+
+
+def summary_of(text: str) -> str:
+    """What stands between the marks, with its white space."""
+    return text.partition(START)[2].partition(END)[0]
 
 
 def summary(records: Sequence[Record]) -> str:
@@ -89,6 +102,42 @@ def _heading(records: Sequence[Record]) -> str:
     )
 
 
+def _goals(records: Sequence[Record]) -> str:
+    """What the project set out to show, and what of it these runs do not show."""
+    correct = asked(records, "correct")
+    rows: list[Row] = []
+    for name, group in _grouped(correct, lambda one: _kind(one.record)):
+        rank, top = correlation(group, "ledger", "shapley"), same_top(group, "ledger", "shapley")
+        rows.append(_goal(f"ledger, rank correlation with Shapley: {name}", rank, 0.97, _number))
+        rows.append(_goal(f"ledger, same top client as Shapley, %: {name}", top, 0.9, _percent))
+    for method in ("ledger", AGAINST_TRUTH):
+        for name, group in _grouped(asked(records, *_FLIPS), lambda one: f"α {one.record['alpha']:g}"):
+            taught, all_ = (right(group, method, is_culprit, among=among) for among in (Asked.direct, None))
+            together = right_together(group, method)
+            rows.append(
+                _goal(f"{method}, flipped client, what the flip taught, %: {name}", taught, 0.99, _percent)
+            )
+            rows.append(_goal(f"{method}, flipped client, all that it caused, %: {name}", all_, 0.99, _percent))
+            rows.append(
+                _goal(f"{method}, flipped client, a round's together, %: {name}", together, 0.99, _percent)
+            )
+    absent = asked(records, "absent-")
+    for method in methods_of(absent):
+        if method.startswith("lineage"):
+            rows.append(_goal(f"{method}, absent culprit, %", right(absent, method, is_culprit), 0.95, _percent))
+            together = right_together(absent, method)
+            rows.append(_goal(f"{method}, absent culprit, a round's together, %", together, 0.95, _percent))
+    return "\n\n".join(["## What was hoped for", _table(["figure", "measured", "n", "hoped for", ""], rows)])
+
+
+def _goal(figure: str, measure: Measure | None, least: float, shown: Callable[[Measure | None], str]) -> Row:
+    if measure is None:
+        return [figure, "–", "0", "", "not measured"]
+    hoped = Measure(least, least, least, 0)
+    reached = "reached" if measure.value >= least else "**not reached**"
+    return [figure, shown(measure), str(measure.n), shown(hoped).split(" (")[0], reached]
+
+
 def _agreement(records: Sequence[Record]) -> str:
     """With exact Shapley values and with re-fusion, for each dataset and network."""
     parts = ["## Agreement with exact Shapley values and with re-fusion, by dataset and network"]
@@ -126,7 +175,7 @@ def _flipped(records: Sequence[Record]) -> str:
     for scenario, what in (("flip-one", "one label flipped"), ("flip-all", "all labels flipped to one class")):
         questions = asked(records, scenario)
         parts += [
-            f"The flipped client on top, {what}; mistakes that the flip taught (its wrong label), %:",
+            f"The flipped client on top, {what}; what the flip taught, %:",
             _by_alpha(questions, lambda group, method: right(group, method, is_culprit, among=Asked.direct)),
             f"The flipped client on top, {what}; all inputs that the honest twin of the round gets right, %:",
             _by_alpha(questions, lambda group, method: right(group, method, is_culprit)),
@@ -184,7 +233,14 @@ def _absent(records: Sequence[Record]) -> str:
     )
 
 
-_SECTIONS: tuple[Callable[[Sequence[Record]], str], ...] = (_agreement, _localisation, _flipped, _noise, _absent)
+_SECTIONS: tuple[Callable[[Sequence[Record]], str], ...] = (
+    _goals,
+    _agreement,
+    _localisation,
+    _flipped,
+    _noise,
+    _absent,
+)
 
 
 def _by_alpha(
