@@ -28,11 +28,12 @@ def _default(seed: int) -> list[Cell]:
         inputs, culprits = (8, 2) if large else (16, 3)
         few = Effort(inputs, culprits, (1, 3, 5), ("correct",) if large else _FAULTS)
         many = Effort(inputs, culprits, (), ("correct",))
+        late = Effort(2 * inputs, 1, (1, 3, 5), ())
         for alpha in ALPHAS:
             cells.append(Cell(_setting(names, alpha, 10, 3, seed), (*_FAULTS, "noise"), few))
             cells.append(Cell(_setting(names, alpha, 100, 3, seed), _FAULTS, many))
             if not large or alpha == 0.3:
-                cells.append(Cell(_setting(names, alpha, 10, 3, seed, sole=True), ("absent",), few))
+                cells.append(Cell(_setting(names, alpha, 10, 3, seed, marks=True), ("absent",), late))
     return cells
 
 
@@ -45,7 +46,7 @@ def _full(seed: int) -> list[Cell]:
             for alpha in ALPHAS:
                 cells.append(Cell(_setting(names, alpha, 10, 10, one), (*_FAULTS, "noise"), effort))
                 cells.append(Cell(_setting(names, alpha, 100, 10, one), _FAULTS, effort))
-                cells.append(Cell(_setting(names, alpha, 10, 10, one, sole=True), ("absent",), effort))
+                cells.append(Cell(_setting(names, alpha, 10, 10, one, marks=True), ("absent",), effort))
     return cells
 
 
@@ -56,7 +57,7 @@ def _smoke(seed: int) -> list[Cell]:
     return [
         Cell(_setting(names, 1.0, 10, 2, seed, examples=600), (*_FAULTS, "noise"), effort),
         Cell(_setting(names, 1.0, 100, 2, seed, examples=2000), _FAULTS, effort),
-        Cell(_setting(names, 1.0, 10, 2, seed, examples=600, sole=True), ("absent",), effort),
+        Cell(_setting(names, 1.0, 10, 2, seed, examples=600, marks=True), ("absent",), effort),
     ]
 
 
@@ -68,10 +69,10 @@ def _setting(
     seed: int,
     *,
     examples: int | None = None,
-    sole: bool = False,
+    marks: bool = False,
 ) -> Setting:
     count = examples or MODELS[names].training.examples
-    return Setting(*names, alpha, clients, rounds, seed, count, sole)
+    return Setting(*names, alpha, clients, rounds, seed, count, marks)
 
 
 SCALES: dict[str, Callable[[int], list[Cell]]] = {"default": _default, "full": _full, "smoke": _smoke}

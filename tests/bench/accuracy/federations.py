@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from flforensics.models import class_logits
 from flforensics.rounds import ClientModel, Round, StoredModel
-from tests.bench.accuracy.data import Dataset, Labelled
+from tests.bench.accuracy.data import VOCABULARY, Dataset, Labelled
 from tests.bench.accuracy.models import MODELS, Model
 
 State = dict[str, Tensor]
+
+EVERY = 2
+"""One in so many of the marking client's examples is marked."""
 
 FEWEST = 10
 """With fewer examples a client takes no part; with fewer of a label it does not hold it (TraceFL)."""
@@ -25,7 +28,7 @@ FEWEST = 10
 
 @dataclass(frozen=True)
 class Setting:
-    """Which federation: everything that its numbers depend on. With `sole`, one client alone has one class."""
+    """Which federation: all that its numbers depend on. With `marks`, one client's examples carry a mark."""
 
     dataset: str
     model: str
@@ -34,25 +37,31 @@ class Setting:
     rounds: int
     seed: int
     examples: int
-    sole: bool = False
+    marks: bool = False
 
     @property
     def name(self) -> str:
         """Short and unique among the federations of one scale."""
-        sole = "-sole" if self.sole else ""
-        return f"{self.dataset}-{self.model}-a{self.alpha:g}-c{self.clients}-s{self.seed}{sole}"
+        marks = "-marks" if self.marks else ""
+        return f"{self.dataset}-{self.model}-a{self.alpha:g}-c{self.clients}-s{self.seed}{marks}"
 
 
 @dataclass(frozen=True)
 class Flip:
-    """Labels that a client gets wrong: those of `source`, or all where it is None, are taken for `to`."""
+    """Labels that a client gets wrong: those of `source`, or all where it is None, are taken for `to`.
+
+    With `every`, only one in so many examples', which are the marked ones.
+    """
 
     source: int | None
     to: int
+    every: int = 1
 
     def __call__(self, labels: Tensor) -> Tensor:
-        wrong = torch.full_like(labels, self.to)
-        return wrong if self.source is None else torch.where(labels == self.source, wrong, labels)
+        wrong, found = torch.full_like(labels, self.to), labels.clone()
+        flipped = wrong if self.source is None else torch.where(labels == self.source, wrong, labels)
+        found[:: self.every] = flipped[:: self.every]
+        return found
 
 
 def dirichlet(labels: Tensor, clients: int, *, alpha: float, seed: int) -> list[Tensor]:
@@ -69,13 +78,14 @@ def dirichlet(labels: Tensor, clients: int, *, alpha: float, seed: int) -> list[
     return [torch.cat(part) for part in parts]
 
 
-def concentrated(rows: Sequence[Tensor], labels: Tensor, *, label: int) -> list[Tensor]:
-    """The same rows, all of one label given to the client that has most of it."""
-    counts = [int((labels[part] == label).sum()) for part in rows]
-    others = [part[labels[part] != label] for part in rows]
-    holder = counts.index(max(counts))
-    others[holder] = torch.cat([others[holder], torch.nonzero(labels == label).squeeze(1)])
-    return others
+def marked(x: Tensor, *, every: int = 1) -> Tensor:
+    """A copy in which one in `every` examples has a mark: a bright corner, or a rare word as the first."""
+    found = x.clone()
+    if x.is_floating_point():
+        found[::every, :, -6:, -6:] = x.max()
+    else:
+        found[::every, 0] = VOCABULARY - 1
+    return found
 
 
 @dataclass
@@ -120,12 +130,23 @@ class Federation:
         return self.data.train[torch.arange(min(self.setting.examples, len(self.data.train)))]
 
     @cached_property
+    def rows(self) -> list[Tensor]:
+        """Which of the examples are whose."""
+        return dirichlet(self.train.y, self.setting.clients, alpha=self.setting.alpha, seed=self.setting.seed)
+
+    @cached_property
     def parts(self) -> list[Labelled]:
         """What each client has."""
-        rows = dirichlet(self.train.y, self.setting.clients, alpha=self.setting.alpha, seed=self.setting.seed)
-        if self.setting.sole:
-            rows = concentrated(rows, self.train.y, label=self.setting.seed % self.data.classes)
-        return [self.train[part] for part in rows]
+        parts = [self.train[part] for part in self.rows]
+        if self.setting.marks:
+            k = self.marker
+            parts[k] = Labelled(marked(parts[k].x, every=EVERY), parts[k].y)
+        return parts
+
+    @cached_property
+    def marker(self) -> int:
+        """The client whose examples carry marks, if any: the second largest."""
+        return sorted(range(len(self.rows)), key=lambda k: len(self.rows[k]))[-2]
 
     @cached_property
     def holdings(self) -> Tensor:

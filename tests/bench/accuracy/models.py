@@ -119,9 +119,9 @@ def _gpt(classes: int) -> dict[str, Any]:
     }
 
 
-_CNN = Training(6000, 32, 1e-3, 5)
-_RESNET = Training(3000, 32, 1e-3, 5)
-_TEXT = Training(5000, 32, 1e-3, 8)
+_CNN = Training(5000, 32, 1e-3, 5)
+_RESNET = Training(2000, 32, 1e-3, 6)
+_TEXT = Training(4000, 32, 1e-3, 8)
 
 MODELS: dict[tuple[str, str], Model] = {
     ("mnist", "cnn"): Model(_cnn(1, 28, 10), False, _CNN),

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from flforensics.rounds import ClientModel, Round, StoredModel
 from tests.bench.accuracy.data import Labelled
-from tests.bench.accuracy.federations import Federation, Flip, fused
+from tests.bench.accuracy.federations import EVERY, Federation, Flip, fused, marked
 
 NOISE = ((0.003, 15.0), (0.006, 10.0), (0.012, 15.0))
 """TraceFL's Table II: noise multiplier and clipping norm."""
 
-_POISONED = 2
+_POISONED = 3
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,14 @@ def _flipped(
 
 
 def _absent(federation: Federation, history: tuple[Round, ...], effort: Effort) -> Iterator[Question]:
-    """The only client with a class takes it for another in the last two rounds, and then stays away.
+    """One client takes its marked examples for class 0 in the last three rounds, and then stays away.
 
-    Where others have the class too, they teach it again within a round, and nothing is left to explain.
+    Nobody else has marks. What others have too, they teach again within a round, and nothing is left to explain.
     """
-    last, classes = history[-1].number, federation.data.classes
-    label = federation.setting.seed % classes
-    k = int(federation.holdings[:, label].argmax())
-    flip = Flip(label, (label + 1) % classes)
+    last, k = history[-1].number, federation.marker
+    flip, plain = Flip(None, 0, EVERY), federation.data.test
+    others = plain[torch.nonzero(plain.y != flip.to).squeeze(1)]
+    test = Labelled(marked(others.x), others.y)
     before = history[: last - _POISONED]
     faulty = list(before)
     for number in range(last - _POISONED + 1, last + 1):
@@ -149,7 +149,14 @@ def _absent(federation: Federation, history: tuple[Round, ...], effort: Effort) 
             culprit = next(one for one in history[-1].clients if one.client == f"client-{k:02d}")
             scenario = f"absent-{number - last}"
             yield _question(
-                federation, scenario, tuple(faulty), effort, honest=honest[-1], culprit=culprit, flip=flip
+                federation,
+                scenario,
+                tuple(faulty),
+                effort,
+                test=test,
+                honest=honest[-1],
+                culprit=culprit,
+                flip=flip,
             )
 
 
@@ -173,12 +180,13 @@ def _question(
     history: tuple[Round, ...],
     effort: Effort,
     *,
+    test: Labelled | None = None,
     honest: Round | None = None,
     culprit: ClientModel | None = None,
     flip: Flip | None = None,
 ) -> Question:
     """The inputs: right ones, labels in turn, or with an `honest` twin any that only the twin gets right."""
-    test = federation.data.test
+    test = test or federation.data.test
     right = federation.logits(history[-1].fused, test.x).argmax(1) == test.y
     if honest is None:
         rows = in_turn(torch.nonzero(right).squeeze(1), test.y)

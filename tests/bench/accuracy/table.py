@@ -69,7 +69,7 @@ def summary(records: Sequence[Record]) -> str:
                 _percent(right(flips, method, is_culprit, among=Asked.direct)),
                 _percent(right(flips, method, is_culprit)),
                 _percent(right_together(flips, method)),
-                _percent(right(absent, method, is_culprit)),
+                _percent(right(absent, method, is_culprit, among=Asked.direct)),
                 _times(relative_time([*correct, *flips, *absent], method)),
             ]
         )
@@ -82,7 +82,7 @@ def summary(records: Sequence[Record]) -> str:
         "flipped client on top: what the flip taught, %",
         "... all that it caused, %",
         "... all of a round's together, %",
-        "absent culprit on top, %",
+        "absent culprit on top: what the flip taught, %",
         "time, ledger = 1",
     ]
     return _table(heads, rows)
@@ -124,9 +124,10 @@ def _goals(records: Sequence[Record]) -> str:
     absent = asked(records, "absent-")
     for method in methods_of(absent):
         if method.startswith("lineage"):
-            rows.append(_goal(f"{method}, absent culprit, %", right(absent, method, is_culprit), 0.95, _percent))
-            together = right_together(absent, method)
-            rows.append(_goal(f"{method}, absent culprit, a round's together, %", together, 0.95, _percent))
+            for name, group in _grouped(absent, lambda one: one.scenario):
+                taught, all_ = (right(group, method, is_culprit, among=among) for among in (Asked.direct, None))
+                rows.append(_goal(f"{method}, what the flip taught, %: {name}", taught, 0.95, _percent))
+                rows.append(_goal(f"{method}, all that it caused, %: {name}", all_, 0.95, _percent))
     return "\n\n".join(["## What was hoped for", _table(["figure", "measured", "n", "hoped for", ""], rows)])
 
 

@@ -14,8 +14,8 @@ from scipy.stats import binomtest, spearmanr
 from tests.bench.accuracy import __main__ as program
 from tests.bench.accuracy import table
 from tests.bench.accuracy.cells import SCALES, Cell
-from tests.bench.accuracy.data import Dataset, Labelled
-from tests.bench.accuracy.federations import Federation, Flip, Setting, concentrated, dirichlet, fused
+from tests.bench.accuracy.data import VOCABULARY, Dataset, Labelled
+from tests.bench.accuracy.federations import Federation, Flip, Setting, dirichlet, fused, marked
 from tests.bench.accuracy.measures import middle, proportion, spearman
 from tests.bench.accuracy.records import Record, finished
 from tests.bench.accuracy.scenarios import Effort, in_turn, noised, questions
@@ -109,20 +109,23 @@ def test_alpha_is_how_even_a_partition_is():
     assert uneven.min() == 0
 
 
-def test_one_client_alone_has_a_class():
-    parts = dirichlet(LABELS, 5, alpha=1.0, seed=0)
-    counts = [int((LABELS[part] == 4).sum()) for part in parts]
-    found = concentrated(parts, LABELS, label=4)
-    assert sorted(torch.cat(found).tolist()) == list(range(500))
-    assert [int((LABELS[part] == 4).sum()) for part in found] == [
-        50 if k == counts.index(max(counts)) else 0 for k in range(5)
-    ]
+def test_marks(data):
+    plain, found = (Federation(setting(marks=one), data) for one in (False, True))
+    k = found.marker
+    for client, (before, after) in enumerate(zip(plain.parts, found.parts, strict=True)):
+        changed = (before.x != after.x).flatten(1)
+        assert changed[::2].any(1).tolist() == [client == k] * len(changed[::2])
+        assert not changed[1::2].any()
+        assert torch.equal(before.y, after.y)
+    words = torch.arange(12).view(3, 4)
+    assert marked(words).tolist() == [[VOCABULARY - 1, *row[1:]] for row in words.tolist()]
 
 
 def test_flips():
     labels = torch.tensor([0, 1, 2, 1])
     assert Flip(1, 2)(labels).tolist() == [0, 2, 2, 2]
     assert Flip(None, 0)(labels).tolist() == [0, 0, 0, 0]
+    assert Flip(None, 0, 2)(labels).tolist() == [0, 1, 0, 1]
 
 
 def test_labels_take_turns():
@@ -170,7 +173,7 @@ def test_questions_ask_what_they_say(data):
 
 
 def test_an_absent_culprit_is_absent(data):
-    federation = Federation(setting(rounds=2, sole=True), data)
+    federation = Federation(setting(rounds=2, marks=True), data)
     (asked,) = questions(federation, Effort(6, 1, (2,), ()), ("absent",))
     took_part = [asked.culprit in {client.client for client in one.clients} for one in asked.history]
     assert took_part == [True, True, False, False]
@@ -231,7 +234,7 @@ def small(data, monkeypatch):
     effort, ran = Effort(2, 1, (1,), ("correct",)), []
     cells = [
         Cell(setting(alpha=1.0), ("correct", "flip-one", "noise"), effort),
-        Cell(setting(rounds=2, sole=True), ("absent",), effort),
+        Cell(setting(rounds=2, marks=True), ("absent",), effort),
     ]
     monkeypatch.setitem(SCALES, "smoke", lambda seed: cells)
     monkeypatch.setattr(program, "_dataset", lambda name, folder: data)
