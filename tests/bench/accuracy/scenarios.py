@@ -135,11 +135,11 @@ def _absent(federation: Federation, history: tuple[Round, ...], effort: Effort) 
     flip, plain = Flip(None, 0, EVERY), federation.data.test
     others = plain[torch.nonzero(plain.y != flip.to).squeeze(1)]
     test = Labelled(marked(others.x), others.y)
-    before = history[: last - _POISONED]
-    faulty = list(before)
-    for number in range(last - _POISONED + 1, last + 1):
+    first = max(1, last - _POISONED + 1)
+    faulty = list(history[: first - 1])
+    for number in range(first, last + 1):
         previous = faulty[-1].fused if faulty else StoredModel(federation.start, "initial model")
-        branch = "honest" if number == last - _POISONED + 1 else "faulty"
+        branch = "honest" if number == first else "faulty"
         faulty.append(federation.next_round(number, previous, branch=branch, flips={k: flip}))
     honest = list(history)
     for number in range(last + 1, last + max(effort.absences) + 1):
