@@ -14,13 +14,14 @@ from flforensics.gradients import Call
 from flforensics.inputs.noise import kaiming_noise, uniform_noise
 from flforensics.provenance.case import Case, Settings, network_state
 from flforensics.provenance.ledger import ledger
+from flforensics.provenance.lineage import LineageAnswers, Step, trace_lineage
 from flforensics.provenance.localize.feddebug import feddebug
 from flforensics.provenance.localize.influence import NOISE_INPUTS, influence
 from flforensics.provenance.localize.localizing import case_of, labelled
 from flforensics.provenance.logits import class_logits_of
 from flforensics.provenance.targets import ClassTarget, class_target
 from flforensics.provenance.trace import Answers, Questions, trace_round
-from flforensics.results import ClientScore, Subject, no_progress
+from flforensics.results import ClientScore, Subject, Verdict, no_progress
 from flforensics.rounds import Round
 from tests.bench.accuracy.federations import Federation
 from tests.bench.accuracy.scenarios import Question
@@ -99,12 +100,11 @@ def answers_to(question: Question, federation: Federation, *, shapley: bool) -> 
 
 
 def _traced(round_: Round, network: nn.Module, call: Call, settings: Settings) -> Answers:
-    subjects = tuple(Subject(f"input {n}", n, "", None) for n in range(call.count))
     return trace_round(
         round_,
         _RULE,
         network,
-        Questions(call, subjects),
+        Questions(call, _subjects(call)),
         settings=settings,
         labels=(),
         replays=True,
@@ -150,25 +150,50 @@ def _localizers(question: Question, federation: Federation) -> dict[str, Answer]
 
 
 def _lineages(question: Question, network: nn.Module, call: Call) -> dict[str, Answer]:
-    """The ledgers of all rounds, for the target that the last round's global fixes: their sum, and the largest."""
-    clients = tuple(sorted({client.client for round_ in question.history for client in round_.clients}))
-    margin = _margin(question, network, call)
-    answers = {}
-    for name, target in (
-        ("lineage", margin),
-        ("lineage (against the true class)", replace(margin, against=question.inputs.y)),
-    ):
-        start, rounds = time.perf_counter(), []
-        for round_ in question.history:
-            scores = torch.zeros(call.count, len(clients), dtype=torch.float64)
-            scores[:, [clients.index(client.client) for client in round_.clients]] = _ledger(
-                round_, network, call, target
-            )
-            rounds.append(scores)
-        matrix, seconds = torch.stack(rounds), time.perf_counter() - start
-        answers[name] = Answer(clients, matrix.sum(0), None, seconds)
-        answers[f"{name}: largest single round"] = Answer(clients, matrix.amax(0), None, seconds)
-    return answers
+    """Over all rounds: each client's sum, and its largest single round; and both against the true class."""
+    history, start = question.history, time.perf_counter()
+    clients = tuple(sorted({client.client for round_ in history for client in round_.clients}))
+    found = _traced_lineage(question, network, call)
+    named = tuple(one.responsible.client for one in found.inputs)
+    matrix = torch.zeros(len(history), call.count, len(clients), dtype=torch.float64)
+    for row, one in enumerate(found.inputs):
+        for place, round_ in enumerate(one.rounds):
+            for client in round_.clients:
+                matrix[place, row, clients.index(client.client)] = client.score
+    seconds, middle = time.perf_counter() - start, time.perf_counter()
+    target = replace(_margin(question, network, call), against=question.inputs.y)
+    truth = torch.zeros_like(matrix)
+    for place, one_round in enumerate(history):
+        columns = [clients.index(client.client) for client in one_round.clients]
+        truth[place][:, columns] = _ledger(one_round, network, call, target)
+    spent = time.perf_counter() - middle
+    return {
+        "lineage": Answer(clients, matrix.sum(0), named, seconds),
+        "lineage: largest single round": Answer(clients, matrix.amax(0), None, seconds),
+        "lineage (against the true class)": Answer(clients, truth.sum(0), None, spent),
+        "lineage (against the true class): largest single round": Answer(clients, truth.amax(0), None, spent),
+    }
+
+
+def _traced_lineage(question: Question, network: nn.Module, call: Call) -> LineageAnswers:
+    first = question.history[0]
+    steps = [
+        Step(first.number - 1, first.previous),
+        *(Step(one.number, one.fused, one) for one in question.history),
+    ]
+    return trace_lineage(
+        [Step(first.number - 1, first.previous), *steps],
+        _RULE,
+        network,
+        [Questions(call, _subjects(call))],
+        settings=_SETTINGS,
+        labels=(),
+        verdicts={one.number: Verdict.BIT_EXACT for one in question.history},
+    )
+
+
+def _subjects(call: Call) -> tuple[Subject, ...]:
+    return tuple(Subject(f"input {n}", n, "", None) for n in range(call.count))
 
 
 def _margin(question: Question, network: nn.Module, call: Call) -> ClassTarget:

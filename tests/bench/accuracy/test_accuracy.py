@@ -234,7 +234,7 @@ def small(data, monkeypatch):
     effort, ran = Effort(2, 1, (1,), ("correct",)), []
     cells = [
         Cell(setting(alpha=1.0), ("correct", "flip-one", "noise"), effort),
-        Cell(setting(rounds=2, marks=True), ("absent",), effort),
+        Cell(setting(rounds=3, clients=3, marks=True), ("absent",), effort),
     ]
     monkeypatch.setitem(SCALES, "smoke", lambda seed: cells)
     monkeypatch.setattr(program, "_dataset", lambda name, folder: data)
