@@ -19,7 +19,7 @@ from flforensics.provenance.localize.feddebug import feddebug
 from flforensics.provenance.localize.influence import NOISE_INPUTS, influence
 from flforensics.provenance.localize.localizing import case_of, labelled
 from flforensics.provenance.logits import class_logits_of
-from flforensics.provenance.targets import ClassTarget, class_target
+from flforensics.provenance.targets import class_target
 from flforensics.provenance.trace import Answers, Questions, trace_round
 from flforensics.results import ClientScore, Subject, Verdict, no_progress
 from flforensics.rounds import Round
@@ -72,43 +72,31 @@ RUNS: tuple[Run, ...] = (
 """The methods that look at one round."""
 
 AGAINST_TRUTH = "ledger (against the true class)"
-_RULE, _SETTINGS = rule_named("fedavg"), Settings()
+_RULE = rule_named("fedavg")
 _NUMBERS, _PROBES = {"kind": "tensor"}, 10
 
 
 def answers_to(question: Question, federation: Federation, *, shapley: bool) -> dict[str, Answer]:
     """The answers of every method that has one on this question."""
-    network, call = federation.network.eval().requires_grad_(False), federation.model.call(question.inputs.x)
+    asking = _Asking(question, federation)
     answers: dict[str, Answer] = {}
     for run in RUNS:
         if run.settings.method == "shapley" and not shapley:
             continue
         start = time.perf_counter()
         try:
-            found = _traced(question.round, network, call, run.settings)
+            found = asking.traced(run.settings)
         except NotComputableError:
             continue
         seconds = time.perf_counter() - start
         for name, value in run.columns.items():
             answers[name] = _answer(found, question.round, value, seconds)
     if question.culprit is not None:
-        answers[AGAINST_TRUTH] = _against_truth(question, network, call)
-        answers |= _localizers(question, federation)
+        answers[AGAINST_TRUTH] = asking.against_truth()
+        answers |= asking.localizers()
     if question.scenario.startswith("absent"):
-        answers |= _lineages(question, network, call)
+        answers |= asking.lineages()
     return answers
-
-
-def _traced(round_: Round, network: nn.Module, call: Call, settings: Settings) -> Answers:
-    return trace_round(
-        round_,
-        _RULE,
-        network,
-        Questions(call, _subjects(call)),
-        settings=settings,
-        labels=(),
-        replays=True,
-    )
 
 
 def _answer(found: Answers, round_: Round, value: Callable[[ClientScore], float], seconds: float) -> Answer:
@@ -118,92 +106,117 @@ def _answer(found: Answers, round_: Round, value: Callable[[ClientScore], float]
     return Answer(clients, scores, tuple(one.responsible.client for one in found.inputs), seconds)
 
 
-def _against_truth(question: Question, network: nn.Module, call: Call) -> Answer:
-    """The ledger of the margin between the predicted and the true class."""
-    start = time.perf_counter()
-    target = replace(_margin(question, network, call), against=question.inputs.y)
-    clients = tuple(client.client for client in question.round.clients)
-    return Answer(clients, _ledger(question.round, network, call, target), None, time.perf_counter() - start)
+@dataclass(frozen=True)
+class _Asking:
+    """One question put to the package."""
 
+    question: Question
+    federation: Federation
 
-def _localizers(question: Question, federation: Federation) -> dict[str, Answer]:
-    """Those that name one client for a round, where inputs are pictures: the same answer for every input."""
-    if federation.model.text:
-        return {}
-    network, call = federation.network.eval().requires_grad_(False), federation.model.call(question.inputs.x)
-    clients = tuple(client.client for client in question.round.clients)
-    shape, seed = tuple(question.inputs.x.shape[1:]), federation.setting.seed
-    probes = Call((kaiming_noise(_NUMBERS, shape, count=_PROBES, seed=seed),))
-    noise = Call((uniform_noise(_NUMBERS, shape, count=NOISE_INPUTS, seed=seed),))
-    start = time.perf_counter()
-    case = case_of(question.round, _RULE, network, probes, settings=_SETTINGS)
-    votes = feddebug(case).votes.double()
-    middle = time.perf_counter()
-    batch = labelled(case, call, question.inputs.y.tolist())
-    order = influence(batch.mispredicted(), noise).order
-    end = time.perf_counter()
-    places = torch.tensor([-order.index(k) for k in range(len(order))], dtype=torch.float64)
-    return {
-        "feddebug": Answer(clients, votes.expand(call.count, -1), None, middle - start),
-        "influence": Answer(clients, places.expand(call.count, -1), None, end - middle),
-    }
+    @property
+    def network(self) -> nn.Module:
+        return self.federation.network.eval().requires_grad_(False)
 
+    @property
+    def call(self) -> Call:
+        return self.federation.model.call(self.question.inputs.x)
 
-def _lineages(question: Question, network: nn.Module, call: Call) -> dict[str, Answer]:
-    """Over all rounds: each client's sum, and its largest single round; and both against the true class."""
-    history, start = question.history, time.perf_counter()
-    clients = tuple(sorted({client.client for round_ in history for client in round_.clients}))
-    found = _traced_lineage(question, network, call)
-    named = tuple(one.responsible.client for one in found.inputs)
-    matrix = torch.zeros(len(history), call.count, len(clients), dtype=torch.float64)
-    for row, one in enumerate(found.inputs):
-        for place, round_ in enumerate(one.rounds):
-            for client in round_.clients:
-                matrix[place, row, clients.index(client.client)] = client.score
-    seconds, middle = time.perf_counter() - start, time.perf_counter()
-    target = replace(_margin(question, network, call), against=question.inputs.y)
-    truth = torch.zeros_like(matrix)
-    for place, one_round in enumerate(history):
-        columns = [clients.index(client.client) for client in one_round.clients]
-        truth[place][:, columns] = _ledger(one_round, network, call, target)
-    spent = time.perf_counter() - middle
-    return {
-        "lineage": Answer(clients, matrix.sum(0), named, seconds),
-        "lineage: largest single round": Answer(clients, matrix.amax(0), None, seconds),
-        "lineage (against the true class)": Answer(clients, truth.sum(0), None, spent),
-        "lineage (against the true class): largest single round": Answer(clients, truth.amax(0), None, spent),
-    }
+    @property
+    def settings(self) -> Settings:
+        return Settings(max_nodes=self.federation.model.max_nodes)
 
+    @property
+    def questions(self) -> Questions:
+        return Questions(self.call, tuple(Subject(f"input {n}", n, "", None) for n in range(self.call.count)))
 
-def _traced_lineage(question: Question, network: nn.Module, call: Call) -> LineageAnswers:
-    first = question.history[0]
-    steps = [
-        Step(first.number - 1, first.previous),
-        *(Step(one.number, one.fused, one) for one in question.history),
-    ]
-    return trace_lineage(
-        [Step(first.number - 1, first.previous), *steps],
-        _RULE,
-        network,
-        [Questions(call, _subjects(call))],
-        settings=_SETTINGS,
-        labels=(),
-        verdicts={one.number: Verdict.BIT_EXACT for one in question.history},
-    )
+    def traced(self, settings: Settings) -> Answers:
+        """What `trace` says."""
+        return trace_round(
+            self.question.round,
+            _RULE,
+            self.network,
+            self.questions,
+            settings=replace(settings, max_nodes=self.settings.max_nodes),
+            labels=(),
+            replays=True,
+        )
 
+    def against_truth(self) -> Answer:
+        """The ledger of the margin between the predicted and the true class."""
+        start = time.perf_counter()
+        clients = tuple(client.client for client in self.question.round.clients)
+        return Answer(clients, self._ledger(self.question.round), None, time.perf_counter() - start)
 
-def _subjects(call: Call) -> tuple[Subject, ...]:
-    return tuple(Subject(f"input {n}", n, "", None) for n in range(call.count))
+    def localizers(self) -> dict[str, Answer]:
+        """Those that name one client for a round, where inputs are pictures: the same answer for every input."""
+        question, seed = self.question, self.federation.setting.seed
+        if self.federation.model.text:
+            return {}
+        clients = tuple(client.client for client in question.round.clients)
+        shape = tuple(question.inputs.x.shape[1:])
+        probes = Call((kaiming_noise(_NUMBERS, shape, count=_PROBES, seed=seed),))
+        noise = Call((uniform_noise(_NUMBERS, shape, count=NOISE_INPUTS, seed=seed),))
+        start = time.perf_counter()
+        case = case_of(question.round, _RULE, self.network, probes, settings=self.settings)
+        votes = feddebug(case).votes.double()
+        middle = time.perf_counter()
+        batch = labelled(case, self.call, question.inputs.y.tolist())
+        order = influence(batch.mispredicted(), noise).order
+        end = time.perf_counter()
+        places = torch.tensor([-order.index(k) for k in range(len(order))], dtype=torch.float64)
+        return {
+            "feddebug": Answer(clients, votes.expand(self.call.count, -1), None, middle - start),
+            "influence": Answer(clients, places.expand(self.call.count, -1), None, end - middle),
+        }
 
+    def lineages(self) -> dict[str, Answer]:
+        """Over all rounds: each client's sum, and its largest single round; and both against the true class."""
+        history, start = self.question.history, time.perf_counter()
+        clients = tuple(sorted({client.client for round_ in history for client in round_.clients}))
+        found = self._traced_lineage()
+        named = tuple(one.responsible.client for one in found.inputs)
+        matrix = torch.zeros(len(history), len(found.inputs), len(clients), dtype=torch.float64)
+        for row, one in enumerate(found.inputs):
+            for place, ledgers in enumerate(one.rounds):
+                for client in ledgers.clients:
+                    matrix[place, row, clients.index(client.client)] = client.score
+        seconds, middle = time.perf_counter() - start, time.perf_counter()
+        truth = torch.zeros_like(matrix)
+        for place, round_ in enumerate(history):
+            columns = [clients.index(member.client) for member in round_.clients]
+            truth[place][:, columns] = self._ledger(round_)
+        spent = time.perf_counter() - middle
+        return {
+            "lineage": Answer(clients, matrix.sum(0), named, seconds),
+            "lineage: largest single round": Answer(clients, matrix.amax(0), None, seconds),
+            "lineage (against the true class)": Answer(clients, truth.sum(0), None, spent),
+            "lineage (against the true class): largest single round": Answer(clients, truth.amax(0), None, spent),
+        }
 
-def _margin(question: Question, network: nn.Module, call: Call) -> ClassTarget:
-    state = network_state(network, question.round.fused, settings=_SETTINGS)
-    return class_target("margin", class_logits_of(network, state, call))
+    def _traced_lineage(self) -> LineageAnswers:
+        """What `lineage` says."""
+        history = self.question.history
+        steps = [Step(one.number, one.fused, one) for one in history]
+        return trace_lineage(
+            [Step(history[0].number - 1, history[0].previous), *steps],
+            _RULE,
+            self.network,
+            [self.questions],
+            settings=self.settings,
+            labels=(),
+            verdicts={one.number: Verdict.BIT_EXACT for one in history},
+        )
 
-
-def _ledger(round_: Round, network: nn.Module, call: Call, target: ClassTarget) -> Tensor:
-    """The scores [N, K] of one round for a given target."""
-    assert round_.previous is not None
-    new, previous = (network_state(network, one, settings=_SETTINGS) for one in (round_.fused, round_.previous))
-    scene = surveyed(_RULE, round_)
-    return ledger(Case(round_, _RULE, scene, network, new, previous, call, target, _SETTINGS, no_progress)).clients
+    def _ledger(self, round_: Round) -> Tensor:
+        """Scores [N, K] of one round for the margin of the finally predicted over the true class."""
+        network, settings = self.network, self.settings
+        assert round_.previous is not None
+        last, new, previous = (
+            network_state(network, model, settings=settings)
+            for model in (self.question.round.fused, round_.fused, round_.previous)
+        )
+        logits = class_logits_of(network, last, self.call)
+        target = replace(class_target("margin", logits), against=self.question.inputs.y)
+        scene = surveyed(_RULE, round_)
+        case = Case(round_, _RULE, scene, network, new, previous, self.call, target, settings, no_progress)
+        return ledger(case).clients

@@ -26,11 +26,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Model:
-    """A network by its manifest table, and whether it takes token ids."""
+    """A network by its manifest table, whether it takes token ids, and the most nodes of its ledgers."""
 
     table: dict[str, Any]
     text: bool
     training: Training
+    max_nodes: int = 128
 
     def network(self, seed: int) -> nn.Module:
         """The network with seeded initial weights."""
@@ -125,9 +126,9 @@ _TEXT = Training(4000, 32, 1e-3, 8)
 
 MODELS: dict[tuple[str, str], Model] = {
     ("mnist", "cnn"): Model(_cnn(1, 28, 10), False, _CNN),
-    ("mnist", "resnet18"): Model(_resnet(1, 10), False, _RESNET),
+    ("mnist", "resnet18"): Model(_resnet(1, 10), False, _RESNET, 8),
     ("cifar10", "cnn"): Model(_cnn(3, 32, 10), False, _CNN),
-    ("cifar10", "resnet18"): Model(_resnet(3, 10), False, _RESNET),
+    ("cifar10", "resnet18"): Model(_resnet(3, 10), False, _RESNET, 8),
     ("trec", "bert"): Model(_bert(6), True, _TEXT),
     ("trec", "gpt"): Model(_gpt(6), True, _TEXT),
     ("agnews", "bert"): Model(_bert(4), True, _TEXT),
