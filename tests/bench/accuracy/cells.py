@@ -27,7 +27,7 @@ def _default(seed: int) -> list[Cell]:
         large = names[1] == "resnet18"
         inputs, culprits = (8, 2) if large else (16, 3)
         few = Effort(inputs, culprits, (1, 3, 5), ("correct",) if large else _FAULTS)
-        many = Effort(inputs, culprits, (), ("correct",))
+        many = Effort(inputs, culprits, (), () if large else ("correct",))
         late = Effort(2 * inputs, 1, (1, 3, 5), ())
         for alpha in ALPHAS:
             cells.append(Cell(_setting(names, alpha, 10, 3, seed), (*_FAULTS, "noise"), few))

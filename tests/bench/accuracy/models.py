@@ -121,7 +121,7 @@ def _gpt(classes: int) -> dict[str, Any]:
 
 
 _CNN = Training(5000, 32, 1e-3, 5)
-_RESNET = Training(2000, 32, 1e-3, 6)
+_RESNET = Training(2000, 64, 1e-3, 6)
 _TEXT = Training(4000, 32, 1e-3, 8)
 
 MODELS: dict[tuple[str, str], Model] = {
