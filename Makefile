@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check lint types audit bench-replay bench-honest bench-anomalies bench-speed fixtures goldens clean
+.PHONY: demo test check lint types audit bench-replay bench-honest bench-anomalies bench-accuracy bench-speed fixtures goldens clean
 
 # The tool on a real archive: which hospital drove this wrong prediction?
 demo: $(VENV)/.runs
@@ -48,6 +48,12 @@ bench-honest: $(VENV)/.develops
 
 bench-anomalies: $(VENV)/.develops
 	$(BIN)/python -m tests.bench.anomalies
+
+# make bench-accuracy DATA=folder [ARGS='--scale full']
+# How often each method is right, on federations with known culprits (default scale: two cores, under an hour).
+bench-accuracy: $(VENV)/.develops
+	@test -n "$(DATA)" || { echo "usage: make bench-accuracy DATA=folder [ARGS='--scale full']" >&2; exit 2; }
+	$(BIN)/python -m tests.bench.accuracy --data "$(DATA)" $(ARGS)
 
 # Run the federations again that made the archives in fixtures/ (needs Flower; see fixtures/README.md).
 fixtures: $(VENV)/.develops

@@ -1,0 +1,78 @@
+"""Which federations a scale runs, and what is asked of each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.bench.accuracy.federations import Setting
+from tests.bench.accuracy.models import MODELS
+from tests.bench.accuracy.scenarios import Effort
+
+ALPHAS = (0.1, 0.3, 0.7, 1.0)
+_FAULTS = ("correct", "flip-one", "flip-all")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One federation and its scenarios; it is one line of the results."""
+
+    setting: Setting
+    scenarios: tuple[str, ...]
+    effort: Effort
+
+
+def _default(seed: int) -> list[Cell]:
+    """Every dataset, network and alpha: 10 clients, 10 of 100, a culprit that leaves (ResNet-18: one alpha)."""
+    cells = []
+    for names in MODELS:
+        large = names[1] == "resnet18"
+        inputs, culprits = (8, 2) if large else (16, 3)
+        few = Effort(inputs, culprits, (1, 3, 5), ("correct",) if large else _FAULTS)
+        many = Effort(inputs, culprits, (), () if large else ("correct",))
+        late = Effort(2 * inputs, 1, (1, 3, 5), ())
+        for alpha in ALPHAS:
+            cells.append(Cell(_setting(names, alpha, 10, 3, seed), (*_FAULTS, "noise"), few))
+            cells.append(Cell(_setting(names, alpha, 100, 3, seed), _FAULTS, many))
+            if not large or alpha == 0.3:
+                cells.append(Cell(_setting(names, alpha, 10, 3, seed, marks=True), ("absent",), late))
+    return cells
+
+
+def _full(seed: int) -> list[Cell]:
+    """Everything with three seeds, ten rounds and many inputs, for a machine with a GPU."""
+    effort = Effort(64, 10, (1, 3, 5), _FAULTS)
+    cells = []
+    for one in (seed, seed + 1, seed + 2):
+        for names in MODELS:
+            for alpha in ALPHAS:
+                cells.append(Cell(_setting(names, alpha, 10, 10, one), (*_FAULTS, "noise"), effort))
+                cells.append(Cell(_setting(names, alpha, 100, 10, one), _FAULTS, effort))
+                cells.append(Cell(_setting(names, alpha, 10, 10, one, marks=True), ("absent",), effort))
+    return cells
+
+
+def _smoke(seed: int) -> list[Cell]:
+    """Everything once, small: does it run?"""
+    effort = Effort(2, 1, (1,), ("correct",))
+    names = ("mnist", "cnn")
+    return [
+        Cell(_setting(names, 1.0, 10, 2, seed, examples=600), (*_FAULTS, "noise"), effort),
+        Cell(_setting(names, 1.0, 100, 2, seed, examples=2000), _FAULTS, effort),
+        Cell(_setting(names, 1.0, 10, 2, seed, examples=600, marks=True), ("absent",), effort),
+    ]
+
+
+def _setting(
+    names: tuple[str, str],
+    alpha: float,
+    clients: int,
+    rounds: int,
+    seed: int,
+    *,
+    examples: int | None = None,
+    marks: bool = False,
+) -> Setting:
+    count = examples or MODELS[names].training.examples
+    return Setting(*names, alpha, clients, rounds, seed, count, marks)
+
+
+SCALES: dict[str, Callable[[int], list[Cell]]] = {"default": _default, "full": _full, "smoke": _smoke}
