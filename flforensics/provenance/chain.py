@@ -12,6 +12,7 @@ from flforensics.results import (
     Gap,
     InitialModel,
     InputLineage,
+    LargestStep,
     Prediction,
     RoundLedger,
     RoundScore,
@@ -186,7 +187,17 @@ class Reading:
             responsible(
                 evidence, replace(REASONS, unresolved=_UNRESOLVED) if self._doubtful_movement else REASONS
             ),
+            self._largest_step,
         )
+
+    @property
+    def _largest_step(self) -> LargestStep | None:
+        """The cell of the matrix that moved the target most towards its class."""
+        cells = ((one.round, client) for one in self.chain.rounds for client in one.clients)
+        number, best = max(cells, key=lambda cell: cell[1].score, default=(0, None))
+        if best is None or best.score <= 0:
+            return None
+        return LargestStep(number, best.client, best.score, number not in self.doubtful)
 
     @cached_property
     def totals(self) -> Totals:

@@ -74,6 +74,19 @@ class ClientTotal:
 
 
 @dataclass(frozen=True)
+class LargestStep:
+    """The largest score of one client in one round. `replays` is False where that round can name nobody.
+
+    Over many rounds every client's ordinary pushes add up and hide what a single one did; this does not sum.
+    """
+
+    round: int
+    client: str
+    score: float
+    replays: bool
+
+
+@dataclass(frozen=True)
 class Totals:
     """The lines of no client, over all rounds; `gaps` sums the gaps' movements."""
 
@@ -85,7 +98,10 @@ class Totals:
 
 @dataclass(frozen=True)
 class InputLineage:
-    """The answer for one input: initial value + Σ clients + totals = the target's value."""
+    """The answer for one input: initial value + Σ clients + totals = the target's value.
+
+    `largest_step` is None where no client ever moved the target towards its class.
+    """
 
     subject: Subject
     prediction: Prediction
@@ -96,6 +112,7 @@ class InputLineage:
     clients: tuple[ClientTotal, ...]
     totals: Totals
     responsible: Responsible
+    largest_step: LargestStep | None = None
 
 
 @dataclass(frozen=True)

@@ -326,6 +326,26 @@ def test_a_client_that_is_gone_is_found() -> None:
     assert last.responsible.kind != "client"
 
 
+def test_the_largest_step_is_found_though_many_small_ones_sum_higher() -> None:
+    """a pushes every round; c did more in one round than a in any, and was then pushed back by b."""
+    direction = CNN.call().arguments[0][0].flatten()
+    steps = [first_step({"1.weight": torch.zeros(1, 144), "1.bias": torch.zeros(1)})]
+    pushes = ({"a": 0.004, "c": 0.009}, {"a": 0.004, "b": -0.002}, {"a": 0.004, "b": -0.002})
+    for push in pushes:
+        here = tensors(steps[-1])
+        states = {one: {**here, "1.weight": here["1.weight"] + step * direction} for one, step in push.items()}
+        steps.append(next_step(steps[-1], states))
+    one = lineage(steps, LINEAR).inputs[0]
+    cells = {(round_.round, client.client): client.score for round_ in one.rounds for client in round_.clients}
+    assert one.responsible.client == "a"
+    assert one.largest_step is not None
+    assert (one.largest_step.round, one.largest_step.client, one.largest_step.replays) == (1, "c", True)
+    assert one.largest_step.score == max(cells.values())
+    doubtful = lineage(steps, LINEAR, verdicts={1: Verdict.INCONSISTENT}).inputs[0].largest_step
+    assert doubtful is not None
+    assert not doubtful.replays
+
+
 def test_an_edit_of_a_global_stands_in_unexplained_and_spoils_the_next_round() -> None:
     """On a linear network: the edit's part of the margin, which the next round's clients undo."""
     steps, direction = linear_run()

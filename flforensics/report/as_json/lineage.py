@@ -1,5 +1,6 @@
 """`flforensics.lineage/1`."""
 
+from dataclasses import asdict
 from typing import Any
 
 from flforensics.report import LINEAGE_LIMITS
@@ -52,6 +53,7 @@ def _input(one: InputLineage) -> dict[str, Any]:
             "gaps": totals.gaps,
         },
         "responsible": responsible_document(one.responsible),
+        **({} if one.largest_step is None else {"largest_step": asdict(one.largest_step)}),
     }
 
 

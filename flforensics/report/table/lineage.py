@@ -83,14 +83,26 @@ def _answer(one: InputLineage) -> str:
         return (
             f"of all that moved it, the file labelled {shown(best.client)} accounts for {percent(best.share)},"
             f" most of all in round {number} ({signed(score)}). That is {percent(responsible.lead)} of the"
-            " movement ahead of the next largest line."
+            f" movement ahead of the next largest line.{_step(one)}"
         )
     texts = {
         "server": "the largest part of what moved it is the server's own.",
         "unexplained": "the largest part of what moved it is not explained by the stored clients.",
         "gaps": "the largest part of what moved it happened in gaps of the archive.",
     }
-    return texts.get(responsible.kind, f"no client is named: {responsible.reason}.")
+    return texts.get(responsible.kind, f"no client is named: {responsible.reason}.") + _step(one)
+
+
+def _step(one: InputLineage) -> str:
+    """The largest single step, where it is not already named."""
+    step = one.largest_step
+    if step is None or (step.client == one.responsible.client and step.round == one.clients[0].strongest[0]):
+        return ""
+    doubt = "" if step.replays else ", a round that can name nobody"
+    return (
+        f" The largest single step towards it is that of the file labelled {shown(step.client)} in round"
+        f" {step.round} ({signed(step.score)}){doubt}."
+    )
 
 
 def _gap_lines(one: InputLineage) -> Iterator[str]:
@@ -276,7 +288,7 @@ def _summary(result: Lineage) -> Iterator[str]:
     yield ""
     yield tabulate(
         [_summary_row(one, result) for one in result.inputs],
-        headers=["input", "true", "said", "at first", "effect", "responsible", "share", "most in round"],
+        headers=["input", "true", "said", "at first", "effect", "responsible", "share", "largest step"],
         colalign=("left", "left", "left", "left", "right", "left", "right", "left"),
         disable_numparse=True,
     )
@@ -290,11 +302,12 @@ def _summary_row(one: InputLineage, result: Lineage) -> tuple[str, ...]:
     mark = "" if subject.true in (None, one.prediction.index) else " ✗"
     effect = signed(one.target.value - one.initial.value)
     begun = (source(subject), true, said(one.prediction) + mark, said(one.initial.prediction), effect)
+    step = one.largest_step
+    largest = "" if step is None else f"{shown(step.client)} in {step.round} ({signed(step.score)})"
     if responsible.kind != "client":
-        return (*begun, f"({responsible.kind})", "", "")
+        return (*begun, f"({responsible.kind})", "", largest)
     best = one.clients[0]
-    number, score = best.strongest
-    return (*begun, shown(best.client), percent(best.share), f"{number} ({signed(score)})")
+    return (*begun, shown(best.client), percent(best.share), largest)
 
 
 def _replay_lines(result: Lineage) -> Iterator[str]:
