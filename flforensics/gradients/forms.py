@@ -221,11 +221,10 @@ class Outer(Gradients):
             yield slice(start * size, (start + part.shape[1]) * size), part.flatten(1)
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """l [n, G, O, P] and r [n, G, I, P] of all calls, positions side by side."""
+        """l [n, G, O, P] and r [n, G, I, P] of all calls, positions side by side; each r_p lies together."""
         pairs = [self.factors(*call) for call in self.calls]
-        if len(pairs) == 1:
-            return pairs[0]
-        return torch.cat([left for left, _ in pairs], -1), torch.cat([right for _, right in pairs], -1)
+        left = pairs[0][0] if len(pairs) == 1 else torch.cat([left for left, _ in pairs], -1)
+        return left, torch.cat([right.mT for _, right in pairs], -2).mT
 
 
 @dataclass(frozen=True)
