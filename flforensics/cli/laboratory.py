@@ -151,7 +151,8 @@ def method_of(settings: Settings, *, idle: Sequence[str] = ()) -> Method:
 def run_of(settings: Settings, same: bool | None) -> Run:
     """Where and how the numbers were computed; `same` says whether float32 ranks alike, where that was asked."""
     dtype = str(settings.dtype).removeprefix("torch.")
-    return Run(settings.device, dtype, torch.get_num_threads(), (("torch", torch.__version__),), same)
+    versions, passes = (("torch", torch.__version__),), settings.profile.passes or None
+    return Run(settings.device, dtype, torch.get_num_threads(), versions, same, passes)
 
 
 def _samples(archive: Archive, given: Given) -> list[Sample]:

@@ -1,6 +1,7 @@
 """Options that travel together, and what they resolve to."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,9 @@ from flforensics.errors import UsageError
 from flforensics.report import REPORTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_PREFIXES = ("", "K", "M", "G", "T")
+_LEAST = 10_000_000
 
 
 def archive_option(command: Command) -> Command:
@@ -115,6 +119,46 @@ def computing_options(command: Command) -> Command:
     )(command)
 
 
+def memory_option(command: Command) -> Command:
+    """--memory, in bytes."""
+    return click.option(
+        "--memory",
+        type=_Bytes(),
+        default=_affordable,
+        metavar="SIZE",
+        help="How much memory to work in, such as 2GB or 500MB; with less, inputs are taken in smaller groups and"
+        " the clients' files are read more often [default: a quarter of what is free].",
+    )(command)
+
+
+class _Bytes(click.ParamType[int]):
+    """A number of bytes: 2GB, 500MB, 1.5 GiB or 4000000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([KMGT]?)(I?)B?", str(value).strip().upper())
+        size = 0
+        if found is not None:
+            size = int(float(found[1]) * (1024 if found[3] else 1000) ** _PREFIXES.index(found[2]))
+        if size < _LEAST:
+            self.fail(f"{value} is no size of at least 10 MB, such as 2GB or 500MB", param, ctx)
+        return size
+
+
+def _affordable() -> int:
+    """A quarter of the memory that is free; of 4 GB, where the system does not say."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        free = 4_000_000_000
+    return max(_LEAST, free // 4)
+
+
 def archive_folder(given: Path | None) -> Path:
     """The folder of the archive. Raises UsageError if there is none."""
     if given is not None:
@@ -148,6 +192,13 @@ def class_index(chosen: str | None, labels: tuple[str, ...], *, option: str = "-
     raise UsageError(
         f"{option} {chosen} is no class of this model", hint=f"classes are {', '.join(labels) or 'numbers'}"
     )
+
+
+def on_device(memory: int, device: str) -> int:
+    """No more of the memory than half of what is free on the device."""
+    import torch
+
+    return min(memory, torch.cuda.mem_get_info()[0] // 2) if device == "cuda" else memory
 
 
 def device_name(device: str) -> str:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
@@ -14,6 +14,9 @@ from tqdm import tqdm
 from flforensics.errors import UsageError
 from flforensics.report import REPORTS, Result, render
 from flforensics.results import Progress
+
+if TYPE_CHECKING:
+    from flforensics.provenance.profile import Profile
 
 
 def require_forms(form: str | None, outputs: Sequence[Path]) -> None:
@@ -45,6 +48,17 @@ def _form(path: Path) -> str:
             return name
     known = ", ".join(row.suffix for row in REPORTS.values())
     raise UsageError(f"the suffix of {path} stands for no format", hint=f"use --format, or one of {known}")
+
+
+def profile_lines(profile: "Profile") -> str:
+    """Where the time went, for people."""
+    from flforensics.provenance.profile import IN_TURN, READING
+
+    rows = [f"  {name:<22} {profile.seconds[name]:8.2f} s" for name in IN_TURN]
+    times = "once" if profile.passes == 1 else f"{profile.passes} times"
+    beside = f"  {READING + ', beside these':<22} {profile.seconds[READING]:8.2f} s"
+    limit = f"{profile.limit:.0%} of the limit: the longer of reading and computing, if they overlapped altogether"
+    return "\n".join(["time by stage:", *rows, beside, f"the clients were read {times}; {limit}"])
 
 
 @contextmanager

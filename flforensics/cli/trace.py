@@ -15,12 +15,14 @@ from flforensics.cli.options import (
     computing_options,
     device_name,
     input_options,
+    memory_option,
+    on_device,
     path_options,
     relative,
     report_options,
     target_options,
 )
-from flforensics.cli.output import deliver, progress_bar, require_forms
+from flforensics.cli.output import deliver, profile_lines, progress_bar, require_forms
 from flforensics.provenance import METHODS
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in METHODS.items())
     " inputs, and by the fusion without the client.",
 )
 @computing_options
+@memory_option
+@click.option("--profile", is_flag=True, help="Say on standard error where the time went.")
 @click.option(
     "--tamper",
     is_flag=True,
@@ -112,6 +116,8 @@ def command(
     top: int | None,
     factory: str | None,
     confirm: bool,
+    memory: int,
+    profile: bool,
     form: str | None,
     outputs: tuple[Path, ...],
     **options: Any,
@@ -124,20 +130,24 @@ def command(
     from flforensics.cli.laboratory import Given
     from flforensics.cli.replay import status
     from flforensics.provenance.case import Settings
+    from flforensics.provenance.profile import OTHER, Profile
 
     require_forms(form, outputs)
     _require_players(options)
     _require_ledger(confirm, options["method"])
     archive = open_archive(archive_folder(archive_path))
     labels_known = archive.manifest.labels
+    device = device_name(device)
     settings = Settings(
         chosen=class_index(chosen, labels_known),
         versus=opponent(against, labels_known),
-        device=device_name(device),
+        device=device,
+        memory=on_device(memory, device),
+        profile=Profile(measuring=profile),
         **options | ({"units": top} if top and options["by"] == "neuron" else {}),
     )
     _require_a_question(settings)
-    with archive.hashing(), progress_bar() as progress:
+    with archive.hashing(), progress_bar() as progress, settings.profile.stage(OTHER):
         result = trace(
             archive,
             number,
@@ -148,6 +158,8 @@ def command(
             progress=progress,
         )
     deliver(result, form=form, outputs=outputs, top=None if settings.by == "neuron" else top)
+    if profile:
+        click.echo(profile_lines(settings.profile), err=True)
     return status(result.replay)
 
 
@@ -166,6 +178,7 @@ def trace(
     from flforensics.cli.replay import history, replay_one
     from flforensics.fusion.specification import fusion_specification, rule_of
     from flforensics.provenance.confirm import Inquiry, confirmed
+    from flforensics.provenance.profile import HASHING, REPLAY
     from flforensics.provenance.summary import summary
     from flforensics.provenance.trace import joined
     from flforensics.results import Trace
@@ -174,7 +187,8 @@ def trace(
     groups = groups_of(archive, given)
     batches, positions = [group.questions for group in groups], [group.positions for group in groups]
     doubts = doubts_of(archive, factory=factory, progress=progress)
-    replay = replay_one(archive, number, progress=progress)
+    with settings.profile.stage(REPLAY):
+        replay = replay_one(archive, number, progress=progress)
     inquiry = Inquiry(
         round_,
         rule_of(fusion),
@@ -193,10 +207,12 @@ def trace(
     plain = replace(settings, by=None, tamper=False)
     same = _same_ranking(found, answers(replace(plain, precise=False))) if settings.precise else None
     inputs = confirmed(inquiry, batches, positions, found.inputs, plain) if confirm else found.inputs
+    with settings.profile.stage(HASHING):
+        digest = archive.digest
     return Trace(
         run=run_of(settings, same),
         archive=relative(archive.root),
-        digest=archive.digest,
+        digest=digest,
         round=number,
         labels=archive.manifest.labels,
         method=_method(settings, found),

@@ -79,6 +79,9 @@ class Bulyan:
         if not choices.complete:
             yield any_other()
 
+    def factors(self, terms: RoundTensor, scene: Scene) -> None:
+        """A share is a mask of its client's update."""
+
     def shares(self, terms: RoundTensor, scene: Scene) -> Shares:
         """s_k = mask_k Δ_k / β: the window that the new global is nearest to, ties within it shared equally."""
         members = list(cast(Choices, scene.facts).selections[0].members)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from flforensics.fusion.computed import Computed
-from flforensics.fusion.folding import comparison, folds, held, mean_of, rounded_clients, update
+from flforensics.fusion.folding import comparison, folds, held, mean_of, rounded_clients, scaled_updates, update
 from flforensics.fusion.history import require_previous
 from flforensics.fusion.mean import WeightedMean
 from flforensics.fusion.norms import FORMS, Norms, update_norms
@@ -46,7 +46,7 @@ class ClippedMean(WeightedMean):
         clients = norms.dtypes[terms.name]
         tried = arithmetics(clients | {terms.fused.dtype})
         ways = [(form, arithmetic) for arithmetic in tried for form in FORMS]
-        factors = self._factors(terms, norms)
+        factors = self._cuts(terms, norms)
         slack = _Slack(previous.double(), [self._open(terms, norms, *way) for way in ways])
         clipped = _clipped(terms, previous.double(), factors)
         sums = folds(clipped, scene.coefficients, [None, -previous.double()], watch=slack.add)
@@ -65,18 +65,15 @@ class ClippedMean(WeightedMean):
 
     def shares(self, terms: RoundTensor, scene: Scene) -> Shares:
         """s_k = p_k min(1, C/‖Δ_k‖) Δ_k; the server adds nothing. Raises EvidenceError (HISTORY)."""
-        previous = require_previous(terms, scene).double()
-        factors = self._factors(terms, _norms(scene))
-        clients = torch.stack(
-            [
-                coefficient * factor * update(terms, index, previous)
-                for index, (coefficient, factor) in enumerate(zip(scene.coefficients.values, factors, strict=True))
-            ]
-        )
-        unexplained = terms.fused.double() - previous - clients.sum(0)
-        return Shares(clients, torch.zeros_like(previous), unexplained)
+        return scaled_updates(terms, self.factors(terms, scene))
 
-    def _factors(self, terms: RoundTensor, norms: Norms) -> list[float]:
+    def factors(self, terms: RoundTensor, scene: Scene) -> Sequence[float]:
+        """p_k min(1, C/‖Δ_k‖). Raises EvidenceError (HISTORY)."""
+        require_previous(terms, scene)
+        cuts = self._cuts(terms, _norms(scene))
+        return [coefficient * cut for coefficient, cut in zip(scene.coefficients.values, cuts, strict=True)]
+
+    def _cuts(self, terms: RoundTensor, norms: Norms) -> list[float]:
         """c_k, what each client's update of this tensor is multiplied by."""
         if terms.fused.ndim == 0:
             return [1.0] * terms.count

@@ -15,7 +15,7 @@ from flforensics.fusion.rounding import (
     storage_error,
     unit_roundoff,
 )
-from flforensics.fusion.rule import Coefficients, Comparison, ratio
+from flforensics.fusion.rule import Coefficients, Comparison, Shares, ratio
 from flforensics.rounds import RoundTensor
 
 _RESOLUTION = 0.1
@@ -89,6 +89,18 @@ def update(terms: RoundTensor, index: int, previous: Tensor) -> Tensor:
     """Δ_k in float64, from a stored model or update; `previous` is the global before, in float64."""
     stored = terms.client(index).double()
     return stored if terms.relative else stored - previous
+
+
+def scaled_updates(terms: RoundTensor, factors: Sequence[float]) -> Shares:
+    """s_k = c_k Δ_k; the server adds nothing, and what is left of (new − previous) is unexplained."""
+    assert terms.previous is not None
+    previous = terms.previous.double()
+    nothing = torch.zeros_like(previous)
+    clients = torch.stack(
+        [factor * update(terms, k, previous) if factor else nothing for k, factor in enumerate(factors)]
+    )
+    unexplained = terms.fused.double() - previous - clients.sum(0)
+    return Shares(clients, nothing, unexplained)
 
 
 def sum_error(terms: RoundTensor, fold: Fold, arithmetic: Arithmetic, *, roundings: int) -> Tensor:

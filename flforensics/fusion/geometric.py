@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from flforensics.fusion.distances import Products, long_sum, no_products, products
+from flforensics.fusion.folding import scaled_updates
 from flforensics.fusion.krum import require_count
 from flforensics.fusion.mean import WeightedMean
-from flforensics.fusion.order import gathered
 from flforensics.fusion.parameters import require_not_negative
 from flforensics.fusion.rounding import Arithmetic, arithmetics, gamma
 from flforensics.fusion.rule import Coefficients, Comparison, Scene, Shares
-from flforensics.fusion.stacked import Block, Stack, comparison, stacked
+from flforensics.fusion.stacked import Stack, comparison, stacked
 from flforensics.rounds import RoundTensor
 
 _RESOLUTION = 0.1
@@ -67,12 +67,15 @@ class GeometricMedian:
 
     def shares(self, terms: RoundTensor, scene: Scene) -> Shares:
         """s_k = w_k Δ_k with the weights of the step that the new global is nearest to."""
+        return scaled_updates(terms, self.factors(terms, scene))
+
+    def factors(self, terms: RoundTensor, scene: Scene) -> Sequence[float]:
+        """w_k."""
         found = cast(Mapping[str, Products], scene.facts)[terms.name]
         descent = _Descent(found, Arithmetic(torch.float32), "direct", self.epsilon)
         steps = self.steps(descent, scene.coefficients)
         rows = torch.stack([torch.cat([step.weights, -torch.ones(1, dtype=torch.float64)]) for step in steps])
-        weights = steps[int(found.squared_norm(rows)[0].argmin())].weights
-        return gathered(terms, (_part(block, weights) for block in stacked(terms).blocks()))
+        return steps[int(found.squared_norm(rows)[0].argmin())].weights.tolist()
 
     def steps(self, descent: "_Descent", coefficients: Coefficients) -> list[Step]:
         """Every step that a server may have stopped at, the last one last."""
@@ -215,7 +218,3 @@ def _compared(stack: Stack, step: Step, descent: _Descent) -> Comparison:
 
     leeway, resolved = descent.leeway(step), descent.resolves(step)
     return comparison(form, arithmetic, judged(), roundings=roundings, leeway=leeway, resolved=resolved)
-
-
-def _part(block: Block, weights: Tensor) -> tuple[Block, Tensor]:
-    return block, weights[:, None] * block.updates

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flforensics.errors import EvidenceError, UsageError
 from flforensics.fusion.distances import Metric, Products, Survey, described, lowest, scores, survey
+from flforensics.fusion.folding import scaled_updates
 from flforensics.fusion.mean import UniformMean, WeightedMean
 from flforensics.fusion.order import CoordinateMedian
 from flforensics.fusion.rounding import Arithmetic, unit_roundoff
@@ -89,14 +90,13 @@ class Krum:
 
     def shares(self, terms: RoundTensor, scene: Scene) -> Shares:
         """s_k = q_k Δ_k for the most likely selection, q_k the weights among the selected; 0 for the others."""
-        assert terms.previous is not None
+        return scaled_updates(terms, self.factors(terms, scene))
+
+    def factors(self, terms: RoundTensor, scene: Scene) -> Sequence[float]:
+        """q_k."""
         members = cast(Choices, scene.facts).selections[0].members
-        previous = terms.previous.double()
-        clients = torch.zeros(terms.count, *previous.shape, dtype=torch.float64)
-        for k, weight in zip(members, _among(scene.coefficients, members).values, strict=True):
-            stored = terms.client(k).double()
-            clients[k] = weight * (stored if terms.relative else stored - previous)
-        return Shares(clients, torch.zeros_like(previous), terms.fused.double() - previous - clients.sum(0))
+        weights = dict(zip(members, _among(scene.coefficients, members).values, strict=True))
+        return [weights.get(k, 0.0) for k in range(terms.count)]
 
     @property
     def _keep(self) -> int:

@@ -9,15 +9,13 @@ Each is widened by our own evaluation in float64 and by the digits that the decl
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from flforensics.fusion.folding import (
     Fold,
     folds,
     mean_comparison,
     model_offset,
+    scaled_updates,
     sum_error,
-    update,
     update_offset,
 )
 from flforensics.fusion.rounding import Arithmetic, arithmetics, storage_error, unit_roundoff
@@ -64,16 +62,11 @@ class WeightedMean:
 
     def shares(self, terms: RoundTensor, scene: Scene) -> Shares:
         """s_k = p_k Δ_k; the server adds nothing, and what is left of (new − previous) is unexplained."""
-        assert terms.previous is not None
-        previous = terms.previous.double()
-        clients = torch.stack(
-            [
-                coefficient * update(terms, index, previous)
-                for index, coefficient in enumerate(scene.coefficients.values)
-            ]
-        )
-        unexplained = terms.fused.double() - previous - clients.sum(0)
-        return Shares(clients, torch.zeros_like(previous), unexplained)
+        return scaled_updates(terms, scene.coefficients.values)
+
+    def factors(self, terms: RoundTensor, scene: Scene) -> Sequence[float] | None:
+        """p_k."""
+        return scene.coefficients.values
 
 
 class UniformMean(WeightedMean):

@@ -18,8 +18,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from flforensics.errors import EvidenceError
 from flforensics.fusion.computed import Computed
 from flforensics.fusion.folding import (
@@ -27,8 +25,8 @@ from flforensics.fusion.folding import (
     folds,
     held,
     rounded_clients,
+    scaled_updates,
     sum_error,
-    update,
     update_offset,
 )
 from flforensics.fusion.history import require_previous
@@ -77,11 +75,12 @@ class _Combination(WeightedMean, ABC):
 
     def shares(self, terms: RoundTensor, scene: Scene) -> Shares:
         """s_k = c_k Δ_k; the server adds nothing. Raises EvidenceError (HISTORY, EXTRAS)."""
-        previous = require_previous(terms, scene).double()
-        multipliers = self.multipliers(scene).values
-        clients = torch.stack([c * update(terms, index, previous) for index, c in enumerate(multipliers)])
-        unexplained = terms.fused.double() - previous - clients.sum(0)
-        return Shares(clients, torch.zeros_like(previous), unexplained)
+        return scaled_updates(terms, self.factors(terms, scene))
+
+    def factors(self, terms: RoundTensor, scene: Scene) -> Sequence[float]:
+        """c_k. Raises EvidenceError (HISTORY, EXTRAS)."""
+        require_previous(terms, scene)
+        return self.multipliers(scene).values
 
 
 @dataclass(frozen=True)

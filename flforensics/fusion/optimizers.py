@@ -86,6 +86,9 @@ class Optimizer(WeightedMean, ABC):
         for compared, _ in self._attempts(terms, scene):
             yield compared
 
+    def factors(self, terms: RoundTensor, scene: Scene) -> None:
+        """The server adds its momentum, and may scale every coordinate by itself."""
+
     def shares(self, terms: RoundTensor, scene: Scene) -> Shares:
         """s_k = η φ p_k Δ_k / (√v + τ), and what the old momentum adds as the server's part.
 

@@ -55,6 +55,9 @@ class CoordinateMedian:
         cut = self.cut(terms.count)
         return gathered(terms, (_part(block, cut) for block in stacked(terms).blocks()))
 
+    def factors(self, terms: RoundTensor, scene: Scene) -> None:
+        """A share is a mask of its client's update."""
+
     @property
     def _may_subtract(self) -> bool:
         return False

@@ -100,6 +100,10 @@ class WithPolicies:
             clients[0] = value.double() - previous
         return Shares(clients, server, fused - previous - clients.sum(0) - server)
 
+    def factors(self, tensor: RoundTensor, scene: Scene) -> Sequence[float] | None:
+        """As the rule, but for what is treated apart."""
+        return self.rule.factors(tensor, scene) if self._treatment(tensor.name) is None else None
+
     def _treatment(self, name: str) -> str | None:
         return next((treatment for pattern, treatment in self.policies if re.fullmatch(pattern, name)), None)
 

@@ -89,6 +89,9 @@ class Rule(Protocol):
     def shares(self, tensor: RoundTensor, scene: Scene) -> Shares:
         """Which part of (new − previous) the rule took from each client."""
 
+    def factors(self, tensor: RoundTensor, scene: Scene) -> Sequence[float] | None:
+        """c_k where every share is c_k Δ_k and the server has none (no other client is needed); else None."""
+
 
 def surveyed(rule: Rule, round_: Round, *, earlier: Sequence[Round] = ()) -> Scene:
     """The round as `rule` sees it, with the facts of its survey.

@@ -1,46 +1,48 @@
 """Per-sample parameter gradients of single layers, in closed form.
 
 A rule gets the layer, its own tensors, its input x [N, ...] and the gradient g [N, ...] of its output, and
-returns for each of its tensors the gradient of each sample, [N, *shape]. Layers are found by the exact class
-that defines their forward: a subclass may compute something else and has no rule until it is given one.
+returns for each of its tensors the gradient of each sample, in the form that is smallest (`forms`). Layers are
+found by the exact class that defines their forward: a subclass may compute something else and has no rule until
+it is given one.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Rule = Callable[[nn.Module, Mapping[str, Tensor], Tensor, Tensor], dict[str, Tensor]]
+from flforensics.gradients.forms import Dense, Gradients, Outer, Rows
+
+Own = Mapping[str, Tensor]
+Found = Mapping[str, Gradients]
+Rule = Callable[[nn.Module, Own, Tensor, Tensor], Found]
 
 
-def linear(_layer: nn.Module, _own: Mapping[str, Tensor], x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def linear(_layer: nn.Module, _own: Own, x: Tensor, g: Tensor) -> Found:
     """y = W x + b: ∂W = Σ_p g_po x_pi, ∂b = Σ_p g_po."""
     x, g = _positions(x), _positions(g)
-    return {"weight": torch.einsum("npo,npi->noi", g, x), "bias": g.sum(1)}
+    shape = (1, g.shape[-1], x.shape[-1])
+    return {"weight": Outer(((g, x),), _features, shape), "bias": Dense(g.sum(1))}
 
 
-def transposed_linear(_layer: nn.Module, _own: Mapping[str, Tensor], x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def transposed_linear(_layer: nn.Module, _own: Own, x: Tensor, g: Tensor) -> Found:
     """y = x W + b, as Hugging Face's Conv1D computes it: the weight is [in, out]."""
     x, g = _positions(x), _positions(g)
-    return {"weight": torch.einsum("npi,npo->nio", x, g), "bias": g.sum(1)}
+    shape = (1, x.shape[-1], g.shape[-1])
+    return {"weight": Outer(((x, g),), _features, shape), "bias": Dense(g.sum(1))}
 
 
-def convolution(layer: nn.Module, own: Mapping[str, Tensor], x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
     """A convolution in one or two dimensions is a Linear layer on its unfolded input, group by group."""
-    x, axes = _padded(layer, x), g.dim() - 2
-    kernel, stride, dilation = (_two(getattr(layer, name)) for name in ("kernel_size", "stride", "dilation"))
-    if axes == 1:
-        x = x.unsqueeze(2)
-    columns = F.unfold(x, kernel, dilation=dilation, stride=stride)
-    samples, groups = len(x), int(layer.groups)  # type: ignore[arg-type]
-    columns = columns.reshape(samples, groups, -1, columns.shape[-1])[..., : prod(g.shape[2:])]
-    weight = torch.einsum("ngop,ngip->ngoi", g.reshape(samples, groups, -1, prod(g.shape[2:])), columns)
-    return {"weight": weight.reshape(samples, *own["weight"].shape), "bias": g.flatten(2).sum(2)}
+    groups, size = int(layer.groups), own["weight"].shape  # type: ignore[arg-type]
+    shape = (groups, size[0] // groups, prod(size[1:]))
+    return {"weight": Outer(((g, x),), partial(_unfolded, layer), shape), "bias": Dense(g.flatten(2).sum(2))}
 
 
-def dense_convolution(layer: nn.Module, own: Mapping[str, Tensor], x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def dense_convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
     """Any other convolution, one group per sample: the samples become channels of a single image."""
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
     samples, groups = len(x), int(layer.groups)  # type: ignore[arg-type]
@@ -61,27 +63,28 @@ def dense_convolution(layer: nn.Module, own: Mapping[str, Tensor], x: Tensor, g:
         groups * samples,
         [False, True, False],
     )[1]
-    return {"weight": gradient.reshape(samples, *own["weight"].shape), "bias": g.flatten(2).sum(2)}
+    return {"weight": Dense(gradient.reshape(samples, -1)), "bias": Dense(g.flatten(2).sum(2))}
 
 
-def layer_norm(layer: nn.Module, _own: Mapping[str, Tensor], x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def layer_norm(layer: nn.Module, _own: Own, x: Tensor, g: Tensor) -> Found:
     """y = w·x̂ + b over the last axes."""
     shape = tuple(layer.normalized_shape)  # type: ignore[arg-type]
     return _affine(F.layer_norm(x, shape, None, None, layer.eps), g, len(shape))  # type: ignore[arg-type]
 
 
-def rms_norm(layer: nn.Module, _own: Mapping[str, Tensor], x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def rms_norm(layer: nn.Module, _own: Own, x: Tensor, g: Tensor) -> Found:
     """y = w·x̂ over the last axes, without a mean."""
     shape = tuple(layer.normalized_shape)  # type: ignore[arg-type]
     return _affine(F.rms_norm(x, shape, None, layer.eps), g, len(shape))  # type: ignore[arg-type]
 
 
-def group_norm(layer: nn.Module, _own: Mapping[str, Tensor], x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def group_norm(layer: nn.Module, _own: Own, x: Tensor, g: Tensor) -> Found:
     """y = w·x̂ + b per channel."""
-    return _per_channel(F.group_norm(x, layer.num_groups, None, None, layer.eps), g)  # type: ignore[arg-type]
+    normalised = F.group_norm(x, layer.num_groups, None, None, layer.eps)  # type: ignore[arg-type]
+    return _dense(*_per_channel(normalised, g))
 
 
-def stored_norm(layer: nn.Module, own: Mapping[str, Tensor], x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def stored_norm(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
     """y = w·(x − m)·r + b with r = (v + ε)^−½ and stored statistics m, v, which the clients sent too.
 
     `torch.nn.functional.batch_norm` has no derivative for m and v, so it is written out here:
@@ -90,25 +93,23 @@ def stored_norm(layer: nn.Module, own: Mapping[str, Tensor], x: Tensor, g: Tenso
     mean, variance = own["running_mean"], own["running_var"]
     root = torch.rsqrt(variance + layer.eps)  # type: ignore[operator]
     weight = own.get("weight", torch.ones_like(mean))
-    gradient = _per_channel((x - _channels(mean, x)) * _channels(root, x), g)
-    gradient["running_mean"] = -gradient["bias"] * weight * root
-    gradient["running_var"] = -0.5 * gradient["weight"] * weight * root**2
-    return gradient
+    scale, shift = _per_channel((x - _channels(mean, x)) * _channels(root, x), g)
+    statistics = {"running_mean": -shift * weight * root, "running_var": -0.5 * scale * weight * root**2}
+    return {**_dense(scale, shift), **{name: Dense(values) for name, values in statistics.items()}}
 
 
-def instance_norm(layer: nn.Module, own: Mapping[str, Tensor], x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def instance_norm(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
     """Like BatchNorm where statistics are stored, else over each sample's own positions."""
     if "running_mean" in own:
         return stored_norm(layer, own, x, g)
-    return _per_channel(F.instance_norm(x, eps=layer.eps), g)  # type: ignore[arg-type]
+    return _dense(*_per_channel(F.instance_norm(x, eps=layer.eps), g))  # type: ignore[arg-type]
 
 
-def embedding(_layer: nn.Module, own: Mapping[str, Tensor], x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def embedding(_layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
     """Row x_p of the table is the output: its gradient is the sum of g over the positions that chose it."""
-    samples, (rows, width) = len(x), own["weight"].shape
-    owner = torch.arange(samples, device=x.device).repeat_interleave(x[0].numel()) * rows
-    table = g.new_zeros(samples * rows, width).index_add_(0, owner + x.flatten(), g.reshape(-1, width))
-    return {"weight": table.reshape(samples, rows, width)}
+    rows, width = own["weight"].shape
+    owners = torch.arange(len(x), device=x.device).repeat_interleave(x[0].numel())
+    return {"weight": Rows(len(x), (rows, width), owners, x.flatten(), g.reshape(-1, width))}
 
 
 LAYERS: dict[str, Rule] = {
@@ -139,6 +140,23 @@ def rule_of(layer: nn.Module) -> Rule | None:
     return LAYERS.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
+def _features(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """[n, P, features] of both, as the one group of a matrix."""
+    return left.mT.unsqueeze(1), right.mT.unsqueeze(1)
+
+
+def _unfolded(layer: nn.Module, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What each output position saw of the input, group by group."""
+    kernel, stride, dilation = (_two(getattr(layer, name)) for name in ("kernel_size", "stride", "dilation"))
+    x, samples, groups = _padded(layer, x), len(x), int(layer.groups)  # type: ignore[arg-type]
+    if x.dim() == 3:
+        x = x.unsqueeze(2)
+    columns = F.unfold(x, kernel, dilation=dilation, stride=stride)
+    positions = prod(g.shape[2:])
+    right = columns.reshape(samples, groups, -1, columns.shape[-1])[..., :positions]
+    return g.reshape(samples, groups, -1, positions), right
+
+
 def _two(sizes: tuple[int, ...]) -> tuple[int, int]:
     """Sizes along one axis or two, as two: a signal is an image of height 1."""
     return (1, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
@@ -154,18 +172,23 @@ def _channels(per_channel: Tensor, like: Tensor) -> Tensor:
     return per_channel.reshape(-1, *[1] * (like.dim() - 2))
 
 
-def _per_channel(normalised: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Gradients of a scale and a shift per channel; x̂ and g are [N, C, ...]."""
+def _per_channel(normalised: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients [N, C] of a scale and a shift per channel; x̂ and g are [N, C, ...]."""
     shape = (*g.shape[:2], -1)
-    return {"weight": (g * normalised).reshape(shape).sum(-1), "bias": g.reshape(shape).sum(-1)}
+    return (g * normalised).reshape(shape).sum(-1), g.reshape(shape).sum(-1)
 
 
-def _affine(normalised: Tensor, g: Tensor, axes: int) -> dict[str, Tensor]:
+def _dense(scale: Tensor, shift: Tensor) -> Found:
+    """Gradients [N, ...] of a layer's `weight` and `bias`."""
+    return {"weight": Dense(scale.flatten(1)), "bias": Dense(shift.flatten(1))}
+
+
+def _affine(normalised: Tensor, g: Tensor, axes: int) -> Found:
     """Gradients of a scale and a shift over the last axes."""
     between = tuple(range(1, g.dim() - axes))
     if not between:
-        return {"weight": g * normalised, "bias": g.clone()}
-    return {"weight": (g * normalised).sum(between), "bias": g.sum(between)}
+        return _dense(g * normalised, g.clone())
+    return _dense((g * normalised).sum(between), g.sum(between))
 
 
 def _padded(layer: nn.Module, x: Tensor) -> Tensor:

@@ -1,73 +1,211 @@
-"""Which tensors have a rule that is right on this network, and which are differentiated sample by sample."""
+"""Which tensors have a rule that is right on this network, and how the gradients of the others are found."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from flforensics.errors import EvidenceError
+from flforensics.gradients.forms import Gradients
 from flforensics.gradients.layers import rule_of
+from flforensics.gradients.local import Local, arguments_of, local_gradients
 from flforensics.gradients.record import Call, State, Tap, Target, forward, record
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
+_NOISE = 100
 _STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one node keeps of a tensor for one sample, in values, and the most that it can come to."""
+
+    values: int
+    width: int
 
 
 @dataclass(frozen=True)
 class Plan:
     """How the gradient of each floating tensor is found.
 
-    `layers` have rules; the tensors in `singly` are differentiated one sample at a time; the target does not
-    depend on the tensors in `unused`.
+    `layers` have rules, for the tensors in `ruled`; `local` modules are run again; the target does not depend on
+    the tensors in `unused`. For one sample, a forward and backward pass takes `passing` bytes, and a node leaves
+    `held` of each tensor.
     """
 
     layers: Mapping[str, nn.Module]
     ruled: frozenset[str]
-    singly: tuple[str, ...]
+    local: tuple[Local, ...]
     unused: tuple[str, ...]
+    passing: int
+    held: Mapping[str, Held]
+
+    def bytes_held(self, levels: Iterable[int], *, itemsize: int) -> int:
+        """What sums over these numbers of nodes keep for one sample, all together."""
+        return itemsize * sum(
+            min(nodes * held.values, held.width) for nodes in levels for held in self.held.values()
+        )
 
 
 def plan(network: nn.Module, state: State, call: Call, *, target: Target) -> Plan:
-    """Check every rule on the first samples of `call` against automatic differentiation of one of them.
+    """Check every rule on two samples of `call` against automatic differentiation of one of them.
 
-    Raises EvidenceError (INDEPENDENCE) if a normalisation layer without stored statistics mixes the samples.
+    Raises EvidenceError (INDEPENDENCE) if the samples of a batch influence each other.
     """
     _require_independent_samples(network)
     _differentiate_padding(network)
     layers = {
         name: module for name, module in network.named_modules() if _own(name, module, state) and rule_of(module)
     }
-    pair = call[:2]
-    truth = _truth(network, state, pair, target=target[:2])
-    _, taps = record(network, state, pair, target=target[:2], layers=layers)
-    gradients = rule_gradients(taps, state, pair.count)
-    statistics = {name for name in gradients if name.rpartition(".")[2] in _STATISTICS}
-    ruled = {name for name in gradients if name in statistics or _agrees(gradients[name][0], truth.get(name))}
-    used = {name for name, gradient in truth.items() if gradient is not None}
-    singly = tuple(name for name in truth if name in used and name not in ruled)
-    unused = tuple(
-        name for name in _floating(state) if name not in ruled and name not in singly and name not in used
+    two = torch.tensor([0, min(1, call.count - 1)], device=next(iter(call.tensors)).device)
+    pair = _Pair(network, state, call[two], target[two])
+    truth = _truth(pair)
+    taps = pair.recorded(layers)
+    found = rule_gradients(taps, state, 2)
+    statistics = {name for name in found if name.rpartition(".")[2] in _STATISTICS}
+    ruled = {name for name in found if name in statistics or _agrees(found[name], name, truth)}
+    missing = [name for name, gradient in truth.items() if gradient is not None and name not in ruled]
+    local = _located(pair, missing, truth)
+    reached = ruled | {name for one in local for name in one.tensors}
+    unused = tuple(name for name in _floating(state) if name not in reached)
+    held = {name: Held(found[name].held // 2, found[name].width) for name in ruled}
+    held |= {name: Held(state[name].numel(), state[name].numel()) for one in local for name in one.tensors}
+    modules = {one.module: network.get_submodule(one.module) for one in local}
+    taking = passing(network, state, pair.call, target=pair.target, layers={**layers, **modules})
+    return Plan(layers, frozenset(ruled), local, unused, taking, held)
+
+
+def passing(
+    network: nn.Module, state: State, call: Call, *, target: Target, layers: Mapping[str, nn.Module]
+) -> int:
+    """The bytes for each sample that a forward and a backward pass with these taps keep between them."""
+    kept: dict[int, int] = {}
+    owned = {tensor.data_ptr() for tensor in state.values()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in owned:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.itemsize
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _, taps = record(network, state, call, target=target, layers=layers)
+    recorded = sum(tap.gradient.numel() * tap.gradient.itemsize for tap in taps)
+    return (sum(kept.values()) + 2 * recorded) // call.count
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two samples of the batch, on which everything is tried."""
+
+    network: nn.Module
+    state: State
+    call: Call
+    target: Target
+
+    def recorded(self, layers: Mapping[str, nn.Module]) -> list[Tap]:
+        """The taps of these layers."""
+        return record(self.network, self.state, self.call, target=self.target, layers=layers)[1]
+
+    @property
+    def first(self) -> "_Pair":
+        """The first sample alone."""
+        return _Pair(self.network, self.state, self.call[:1], self.target[:1])
+
+
+def _located(pair: _Pair, missing: list[str], truth: Mapping[str, Tensor | None]) -> tuple[Local, ...]:
+    """For each tensor the smallest module that, run again, gives the right gradient; at last the whole network.
+
+    The deepest modules are tried first, so that each is run again once. Raises EvidenceError (INDEPENDENCE) where
+    even the whole network does not give what it gave in a batch.
+    """
+    found: list[Local] = []
+    waiting = {name: name.rpartition(".")[0] for name in missing}
+    while waiting:
+        depth = max(map(_depth, waiting.values()))
+        deepest = {name: module for name, module in waiting.items() if _depth(module) == depth}
+        modules = {name: pair.network.get_submodule(name) for name in dict.fromkeys(deepest.values())}
+        taps, alone = pair.recorded(modules), pair.first.recorded(modules)
+        for module in modules:
+            names = tuple(name for name, at in deepest.items() if at == module)
+            one = _right(module, names, pair.state, _calls(taps, module), _calls(alone, module), truth)
+            found += [] if one is None else [one]
+            located = () if one is None else one.tensors
+            waiting = {
+                name: module.rpartition(".")[0] if name in names else at
+                for name, at in waiting.items()
+                if name not in located
+            }
+        if depth == 0 and waiting:
+            raise EvidenceError(
+                f"the gradient of {next(iter(waiting))} depends on which inputs are traced together",
+                reason="INDEPENDENCE",
+                hint="describe a network that treats every input on its own in evaluation",
+            )
+    return tuple(found)
+
+
+def _depth(module: str) -> int:
+    return module.count(".") + 1 if module else 0
+
+
+def _calls(taps: list[Tap], module: str) -> list[Tap]:
+    return [tap for tap in taps if tap.name == module]
+
+
+def _right(
+    module: str,
+    names: tuple[str, ...],
+    state: State,
+    taps: list[Tap],
+    alone: list[Tap],
+    truth: Mapping[str, Tensor | None],
+) -> Local | None:
+    """How to run the module again for those of the tensors that it gives the right gradient of.
+
+    Which arguments belong to a sample is seen from what changes its length when one sample comes alone.
+    """
+    sampled = {_sampled(two, one) for two, one in zip(taps, alone, strict=True)}
+    if len(sampled) != 1 or any(len(tap.gradient) != 2 for tap in taps):
+        return None
+    for batched in (True, False):
+        local = Local(module, names, next(iter(sampled)), batched)
+        try:
+            gradients = local_gradients(local, taps, state)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
+            continue
+        right = tuple(name for name in names if _agrees(gradients[name], name, truth))
+        if right:
+            return Local(module, right, local.sampled, batched)
+    return None
+
+
+def _sampled(two: Tap, one: Tap) -> tuple[bool, ...]:
+    """For each argument, whether axis 0 is the sample."""
+    return tuple(
+        isinstance(left, Tensor) and isinstance(right, Tensor) and left.dim() > 0 and left.shape != right.shape
+        for left, right in zip(arguments_of(two), arguments_of(one), strict=True)
     )
-    return Plan(layers, frozenset(ruled), singly, unused)
 
 
-def rule_gradients(taps: list[Tap], state: State, count: int) -> dict[str, Tensor]:
-    """Per-sample gradients [N, *shape] by the layers' rules, summed over repeated calls of a layer.
+def rule_gradients(taps: list[Tap], state: State, count: int) -> dict[str, Gradients]:
+    """Per-sample gradients by the layers' rules, summed over repeated calls of a layer.
 
     A call whose input does not have the samples on axis 0 contributes nothing, which `plan` notices.
     """
-    gradients: dict[str, Tensor] = {}
+    found: dict[str, Gradients] = {}
     for tap in taps:
         rule, x = rule_of(tap.module), tap.input
         if rule is None or x is None or len(x) != count or len(tap.gradient) != count:
             continue
         own = _own(tap.name, tap.module, state)
-        for short, gradient in rule(tap.module, own, x, tap.gradient).items():
+        for short, gradients in rule(tap.module, own, x, tap.gradient).items():
             if short in own:
                 name = _joined(tap.name, short)
-                gradients[name] = gradients[name] + gradient if name in gradients else gradient
-    return gradients
+                found[name] = found[name].plus(gradients) if name in found else gradients
+    return found
 
 
 def _own(name: str, module: nn.Module, state: State) -> dict[str, Tensor]:
@@ -81,23 +219,30 @@ def _own(name: str, module: nn.Module, state: State) -> dict[str, Tensor]:
     return {short: state[full] for short in shorts if (full := _joined(name, short)) in state}
 
 
-def _truth(network: nn.Module, state: State, call: Call, *, target: Target) -> dict[str, Tensor | None]:
+def _truth(pair: _Pair) -> dict[str, Tensor | None]:
     """∂f_0/∂θ for every floating tensor but stored statistics, for which torch has no derivative."""
+    state = pair.state
     names = [name for name in _floating(state) if name.rpartition(".")[2] not in _STATISTICS]
     if not names:
         return {}
     leaves = {name: state[name].detach().clone().requires_grad_() for name in names}
     with torch.enable_grad():
-        value = target(forward(network, {**state, **leaves}, call))[0]
+        value = pair.target(forward(pair.network, {**state, **leaves}, pair.call))[0]
     gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
     return dict(zip(names, gradients, strict=True))
 
 
-def _agrees(gradient: Tensor, truth: Tensor | None) -> bool:
-    if truth is None:
-        return not gradient.any()
-    scale = truth.abs().max() if truth.numel() else truth.new_zeros(())
-    return bool((gradient - truth).abs().max() <= _TOLERANCE[gradient.dtype] * scale) if truth.numel() else True
+def _agrees(gradients: Gradients, name: str, truth: Mapping[str, Tensor | None]) -> bool:
+    """Equal but for rounding: of the tensor's largest value, or of the network's where all cancels out in it."""
+    expected, found = truth.get(name), gradients.dense().values[0]
+    if expected is None:
+        return not found.any()
+    if not expected.numel():
+        return True
+    largest = torch.stack([one.abs().max() for one in truth.values() if one is not None and one.numel()]).max()
+    noise = _NOISE * torch.finfo(found.dtype).eps * largest
+    difference = (found - expected.flatten()).abs().max()
+    return bool(difference <= _TOLERANCE[found.dtype] * expected.abs().max() + noise)
 
 
 def _floating(state: State) -> list[str]:

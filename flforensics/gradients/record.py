@@ -7,12 +7,14 @@ what was recorded. Hooks come off in every case.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
 
 State = Mapping[str, Tensor]
 """Tensors by the names of the network's state dict: parameters and buffers."""
@@ -38,7 +40,12 @@ class Call:
     @property
     def count(self) -> int:
         """N, the number of samples."""
-        return len(next(iter((*self.arguments, *self.keywords.values()))))
+        return len(self.tensors[0])
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        return (*self.arguments, *self.keywords.values())
 
     def __getitem__(self, samples: slice | Tensor) -> "Call":
         """The same call on some of the samples."""
@@ -84,7 +91,16 @@ class _Seen:
 
 def forward(network: nn.Module, state: State, call: Call) -> object:
     """What the network returns on the batch when its tensors are those of `state`."""
-    return functional_call(network, dict(state), call.arguments, dict(call.keywords))
+    return called(network, state, call.arguments, call.keywords)
+
+
+def called(module: nn.Module, state: State, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> object:
+    """What the module returns when its tensors are those of `state`.
+
+    A tensor with two names in the module has the one that is given, or each its own where both are stored.
+    """
+    tied = any(name not in state for name, _ in module.named_parameters(remove_duplicate=False))
+    return functional_call(module, dict(state), arguments, dict(keywords), tie_weights=tied)
 
 
 def record(
@@ -123,16 +139,36 @@ def _watching(layers: Mapping[str, nn.Module], seen: list[_Seen]) -> Iterator[No
 
 def _hook(name: str, seen: list[_Seen]) -> Callable[..., Any]:
     def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any) -> Any:
-        first = output[0] if isinstance(output, tuple) else output
-        if not isinstance(first, Tensor) or not first.is_floating_point():
+        first = output_of(output)
+        if first is None:
             return output
         watched = first if first.requires_grad else first.detach().requires_grad_()
-        seen.append(_Seen(name, module, _detached(arguments), keywords, watched))
-        handed = watched.clone()
-        return (handed, *output[1:]) if isinstance(output, tuple) else handed
+        seen.append(_Seen(name, module, _detached(arguments), _detached(keywords), watched))
+        return _with_output(output, watched.clone())
 
     return hook
 
 
-def _detached(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(one.detach() if isinstance(one, Tensor) else one for one in arguments)
+def output_of(output: Any) -> Tensor | None:
+    """What a module returned, or the first of what it returned, where that is a floating-point tensor."""
+    first: Any = output
+    if isinstance(output, tuple):
+        first = output[0] if output else None
+    elif isinstance(output, dict):
+        first = next(iter(output.values()), None)
+    return first if isinstance(first, Tensor) and first.is_floating_point() else None
+
+
+def _with_output(output: Any, tensor: Tensor) -> Any:
+    """`output` with another tensor in its first place."""
+    if isinstance(output, tuple):
+        return (tensor, *output[1:])
+    if isinstance(output, dict):
+        changed = copy(output)
+        changed[next(iter(output))] = tensor
+        return changed
+    return tensor
+
+
+def _detached(arguments: Any) -> Any:
+    return tree_map_only(Tensor, Tensor.detach, arguments)

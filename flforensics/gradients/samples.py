@@ -1,13 +1,14 @@
-"""Per-sample gradients of a whole batch, and their products with directions."""
+"""Per-sample gradients of a whole batch at one point of θ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from flforensics.gradients.forms import Gradients
+from flforensics.gradients.local import local_gradients
 from flforensics.gradients.plan import Plan, rule_gradients
-from flforensics.gradients.record import Call, State, Target, forward, record
+from flforensics.gradients.record import Call, State, Target, record
 
 
 @dataclass(frozen=True)
@@ -18,25 +19,29 @@ class SampleGradients:
     tensors: Mapping[str, Tensor]
 
 
+def gradients_at(
+    network: nn.Module, state: State, call: Call, *, target: Target, plan: Plan
+) -> tuple[Tensor, Mapping[str, Gradients]]:
+    """The target's values [N], and every tensor's gradients in their smallest form.
+
+    One forward and one backward pass for the batch, and again for the modules that `plan` runs again.
+    """
+    modules = {one.module: network.get_submodule(one.module) for one in plan.local}
+    values, taps = record(network, state, call, target=target, layers={**plan.layers, **modules})
+    found = {
+        name: gradients
+        for name, gradients in rule_gradients(taps, state, call.count).items()
+        if name in plan.ruled
+    }
+    for one in plan.local:
+        found |= local_gradients(one, taps, state)
+    return values, found
+
+
 def sample_gradients(
     network: nn.Module, state: State, call: Call, *, target: Target, plan: Plan
 ) -> SampleGradients:
-    """One forward and one backward pass for the batch, and one for each sample where `plan` says so."""
-    values, taps = record(network, state, call, target=target, layers=plan.layers)
-    ruled = rule_gradients(taps, state, call.count)
-    tensors = {name: gradient for name, gradient in ruled.items() if name in plan.ruled}
-    return SampleGradients(values, {**tensors, **_singly(network, state, call, target=target, plan=plan)})
-
-
-def _singly(network: nn.Module, state: State, call: Call, *, target: Target, plan: Plan) -> dict[str, Tensor]:
-    """Gradients of the tensors that no rule covers: every sample is its own batch."""
-    if not plan.singly:
-        return {}
-    rows: list[tuple[Tensor, ...]] = []
-    for index in range(call.count):
-        one = slice(index, index + 1)
-        leaves = {name: state[name].detach().clone().requires_grad_() for name in plan.singly}
-        with torch.enable_grad():
-            value = target[one](forward(network, {**state, **leaves}, call[one])).sum()
-        rows.append(torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True))
-    return {name: torch.stack(column) for name, column in zip(plan.singly, zip(*rows, strict=True), strict=True)}
+    """The same, written out."""
+    values, found = gradients_at(network, state, call, target=target, plan=plan)
+    written = {name: one.dense().values.reshape(-1, *state[name].shape) for name, one in found.items()}
+    return SampleGradients(values, written)

@@ -1,7 +1,7 @@
 """What every method is asked: one round on one network, and one target for each input."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from flforensics.errors import EvidenceError
 from flforensics.fusion.rule import Rule, Scene
 from flforensics.gradients import Call
+from flforensics.provenance.profile import Profile
 from flforensics.provenance.targets import ClassTarget
 from flforensics.results import Progress
 from flforensics.rounds import ClientModel, Round, StoredModel
@@ -20,10 +21,10 @@ from flforensics.rounds import ClientModel, Round, StoredModel
 class Settings:
     """What influences the numbers, in the words of the command line.
 
-    `chosen` is the class that is explained, `versus` the one that its margin is over (`true`: each
-    input's own); `by` says what scores are
-    split by (layer, neuron), `units` how many neurons are listed; `tamper` asks for a search of small edits.
-    `groups` are as they were given, NAME=CLIENT,CLIENT,...; `memory` is in bytes.
+    `chosen` is the class that is explained, `versus` the one that its margin is over (`true`: each input's own);
+    `by` says what scores are split by (layer, neuron), `units` how many neurons are listed; `tamper` asks for a
+    search of small edits. `groups` are as they were given, NAME=CLIENT,CLIENT,...; `memory` is in bytes; `profile`
+    watches the time.
     """
 
     method: str = "ledger"
@@ -44,6 +45,7 @@ class Settings:
     precise: bool = False
     device: str = "cpu"
     memory: int = 1 << 30
+    profile: Profile = field(default_factory=Profile, compare=False)
 
     def opponents(self, true: Sequence[int | None]) -> tuple[int | None, ...]:
         """The class that each input's margin is over, given the true classes; None for the best other one."""
@@ -92,7 +94,7 @@ class Case:
         return sum(self.new[name].numel() for name in self.floating)
 
     def chunks(self) -> list[Tensor]:
-        """The inputs in groups whose per-sample gradients fit in the memory budget (two copies of them)."""
+        """The inputs in groups whose gradients, written out, fit in the memory budget (two copies of them)."""
         value = self.settings.dtype.itemsize
         size = max(1, min(256, self.settings.memory // (2 * value * max(1, self.parameters))))
         return list(torch.split(torch.arange(self.call.count, device=self.target.classes.device), size))

@@ -15,7 +15,7 @@ from torch import Tensor
 from flforensics.errors import EvidenceError, NotComputableError
 from flforensics.fusion.rule import Scene, surveyed
 from flforensics.provenance.case import Case, Scores, Without
-from flforensics.provenance.directions import started_from
+from flforensics.provenance.directions import client_shares, started_from
 from flforensics.provenance.logits import class_logits_of
 from flforensics.rounds import ClientModel
 
@@ -72,15 +72,12 @@ def _outcomes(
 def _dropped(case: Case) -> Iterator[Mapping[str, Tensor]]:
     """new − s_k for every client; the shares are read for as many clients at once as fit in the budget."""
     size = max(1, case.parameters * case.settings.dtype.itemsize)
-    for block in torch.split(torch.arange(len(case.clients)), max(1, case.settings.memory // size)):
-        shares = {name: _client_shares(case, name, block) for name in case.floating}
-        for row in range(len(block)):
+    step = max(1, case.settings.memory // 2 // size)
+    for start in range(0, len(case.clients), step):
+        block = slice(start, min(start + step, len(case.clients)))
+        shares = {name: client_shares(case, name, block) for name in case.floating}
+        for row in range(block.stop - start):
             yield {name: case.new[name] - shares[name][row] for name in case.floating}
-
-
-def _client_shares(case: Case, name: str, clients: Tensor) -> Tensor:
-    shares = case.rule.shares(case.scene.read(name), case.scene).clients
-    return shares[clients].to(case.settings.device, case.settings.dtype)
 
 
 def _refusions(case: Case, undefined: dict[str, str]) -> Iterator[Mapping[str, Tensor] | None]:

@@ -1,43 +1,184 @@
-"""The lines of a round as directions in θ, and where they start."""
+"""What a round consists of, as directions in θ that are read in blocks: its lines, or its clients' models.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+A walk goes tensor by tensor, and within a tensor block by block of clients. While one block is used, the next is
+read on another thread. What fits into a part of the memory is kept for the next walk; otherwise the files are
+read again, and the profile counts how often.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from flforensics.errors import NotComputableError
+from flforensics.gradients import Block
 from flforensics.provenance.case import Case
+from flforensics.provenance.profile import READING, WAITING
+from flforensics.provenance.staging import Reader, Staging
+from flforensics.rounds import RoundTensor
+
+Item = TypeVar("Item")
+
+_LARGEST_BLOCK = 1 << 28
 
 
-@dataclass(frozen=True)
-class Directions:
-    """What (new − previous) consists of: the clients' shares, the server's, the unexplained one.
-
-    They are kept in memory if they fit in the budget, and otherwise read again whenever they are asked for.
-    """
+@dataclass
+class Walks(ABC):
+    """Walks over the directions of one round. `kept` holds them once all have been read, where they fit."""
 
     case: Case
-    kept: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, list[Block]] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> Tensor:
-        """[K + 2, values] for one tensor, in the type of the computation."""
-        if name in self.kept:
-            return self.kept[name]
+    @property
+    @abstractmethod
+    def lines(self) -> int:
+        """How many directions there are."""
+
+    @abstractmethod
+    def blocks(self, name: str, staging: Staging) -> Iterator[Block]:
+        """The directions in one tensor."""
+
+    def walk(self, names: Sequence[str], *, again: bool) -> Iterator[Block]:
+        """All blocks of these tensors, the next one read ahead. `again`: another walk may follow.
+
+        A block's values are overwritten when the one after the next is read.
+        """
+        if not all(name in self.kept for name in names):
+            self.case.settings.profile.passes += 1
+        return self._found(names, again=again)
+
+    def _found(self, names: Sequence[str], *, again: bool) -> Iterator[Block]:
+        """The blocks from memory, or else from the files."""
+        if all(name in self.kept for name in names):
+            yield from (block for name in names for block in self.kept[name])
+            return
+        keep = again and self._bytes <= self.case.settings.memory // 4
+        staging, profile = Staging(self.case.settings), self.case.settings.profile
+        read = profile.counted((block for name in names for block in self.blocks(name, staging)), READING)
+        for block in profile.counted(ahead(read), WAITING):
+            if keep:
+                self.kept.setdefault(block.name, []).append(replace(block, values=block.values.clone()))
+            yield block
+
+    @property
+    def _bytes(self) -> int:
+        return self.lines * self.case.parameters * self.case.settings.dtype.itemsize
+
+    def _some(self, values: int) -> list[slice]:
+        """The clients in blocks: two of them take a quarter of the memory at most."""
+        settings, count = self.case.settings, len(self.case.clients)
+        room = min(settings.memory // 8, _LARGEST_BLOCK)
+        step = max(1, room // max(1, values * settings.dtype.itemsize))
+        return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+    def _ones(self, count: int) -> Tensor:
+        return torch.ones(count, dtype=self.case.settings.dtype, device=self.case.settings.device)
+
+
+class Directions(Walks):
+    """What (new − previous) consists of: the clients' shares, the server's, and the unexplained one."""
+
+    @property
+    def lines(self) -> int:
+        """K + 2."""
+        return len(self.case.clients) + 2
+
+    @cached_property
+    def _squares(self) -> dict[str, Tensor]:
+        """‖s_k‖² of the clients in the tensors that were read."""
+        return {}
+
+    def blocks(self, name: str, staging: Staging) -> Iterator[Block]:
+        """Updates and their factors, client by client; where a share needs all the clients, all in one block."""
         case = self.case
-        shares = case.rule.shares(case.scene.read(name), case.scene)
+        terms = case.scene.read(name)
+        factors = case.rule.factors(terms, case.scene)
+        if factors is None:
+            yield self._together(name, terms)
+            return
+        reader, some = Reader(terms, case.settings), self._some(terms.fused.numel())
+        rest, squares = reader.movement, []
+        for lines in some:
+            scale = torch.tensor(factors[lines], dtype=case.settings.dtype, device=case.settings.device)
+            values = reader.updates(lines, staging, used=[factor != 0 for factor in factors[lines]])
+            squares.append((scale * torch.linalg.vector_norm(values, dim=1)).double().square())
+            rest -= scale @ values
+            yield Block(name, lines, values, scale, len(some) + 1)
+        self._squares[name] = torch.cat(squares)
+        last = slice(terms.count + 1, terms.count + 2)
+        yield Block(name, last, rest.to(case.settings.dtype)[None], self._ones(1), len(some) + 1)
+
+    def _together(self, name: str, terms: RoundTensor) -> Block:
+        shares = self.case.rule.shares(terms, self.case.scene)
         rows = [*shares.clients, shares.server, shares.unexplained]
-        directions = torch.stack([row.flatten() for row in rows]).to(case.settings.device, case.settings.dtype)
-        if len(rows) * case.parameters * directions.itemsize <= case.settings.memory:
-            self.kept[name] = directions
-        return directions
+        values = torch.stack([row.flatten().to(self.case.settings.dtype) for row in rows])
+        values = values.to(self.case.settings.device)
+        self._squares[name] = torch.linalg.vector_norm(values[:-2], dim=1).double().square()
+        return Block(name, slice(0, len(rows)), values, self._ones(len(rows)), 1)
 
     def sizes(self) -> Tensor:
-        """‖s_k‖ of every client over the whole of θ, [K] in float64."""
-        squares = torch.zeros(len(self.case.clients), dtype=torch.float64, device=self.case.settings.device)
+        """‖s_k‖ of every client over the whole of θ, [K] in float64; what no walk has met is read now."""
         for name in self.case.floating:
-            squares += self[name][:-2].double().square().sum(1)
-        return squares.sqrt()
+            if name not in self._squares:
+                deque(self.blocks(name, Staging(self.case.settings)), maxlen=0)
+        return torch.stack([self._squares[name] for name in self.case.floating]).sum(0).sqrt()
+
+    def __getitem__(self, name: str) -> Tensor:
+        """All lines of one tensor, [K + 2, V]."""
+        found = self._ones(1).new_zeros(self.lines, self.case.new[name].numel())
+        for block in self._found([name], again=True):
+            found[block.lines] = block.factors[:, None] * block.values
+        return found
+
+
+class Models(Walks):
+    """The clients' full models."""
+
+    @property
+    def lines(self) -> int:
+        """K."""
+        return len(self.case.clients)
+
+    def blocks(self, name: str, staging: Staging) -> Iterator[Block]:
+        """Models, each with the factor 1."""
+        terms = self.case.scene.read(name)
+        reader, some = Reader(terms, self.case.settings), self._some(terms.fused.numel())
+        for lines in some:
+            models = reader.models(lines, staging)
+            yield Block(name, lines, models, self._ones(len(models)), len(some))
+
+    def rows(self, name: str, lines: slice) -> Tensor:
+        """Some clients' values of one tensor, [k, *shape], in memory of their own."""
+        terms = self.case.scene.read(name)
+        models = Reader(terms, self.case.settings).models(lines, Staging(self.case.settings))
+        return models.reshape(-1, *terms.fused.shape)
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made on another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
+def client_shares(case: Case, name: str, lines: slice) -> Tensor:
+    """s_k of some clients in one tensor, [k, *shape] in the type of the computation."""
+    terms = case.scene.read(name)
+    factors = case.rule.factors(terms, case.scene)
+    if factors is None:
+        return case.rule.shares(terms, case.scene).clients[lines].to(case.settings.device, case.settings.dtype)
+    scale = torch.tensor(factors[lines], dtype=case.settings.dtype, device=case.settings.device)
+    used = [factor != 0 for factor in factors[lines]]
+    values = Reader(terms, case.settings).updates(lines, Staging(case.settings), used=used)
+    return values.mul_(scale[:, None]).reshape(-1, *terms.fused.shape)
 
 
 def started_from(case: Case) -> Mapping[str, Tensor]:

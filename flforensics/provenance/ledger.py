@@ -9,20 +9,24 @@ meet the shares once. Nodes are doubled, for each input, until the residual and 
 are both at most `tolerance` · Σ|score|: a residual alone is no stopping rule, as errors of clients cancel in it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from flforensics.errors import NotComputableError
-from flforensics.gradients import Plan, plan, sample_gradients
-from flforensics.gradients.record import forward
+from flforensics.gradients import Gradients, Plan, gradients_at, meet, plan
 from flforensics.provenance.case import Case, Lines, Scores
+from flforensics.provenance.chunks import in_chunks
 from flforensics.provenance.directions import Directions, started_from
+from flforensics.provenance.logits import class_logits_of
 from flforensics.provenance.margins import LINEAR, tamper_margins
+from flforensics.provenance.profile import PASSES, PRODUCTS
 
 _FEW = 3
+_TOGETHER = (1, 2, 4)
+"""The first numbers of nodes, which meet the shares in one walk: most inputs need two of them, many all three."""
 
 
 @dataclass(frozen=True)
@@ -40,84 +44,119 @@ class _Estimate:
 def ledger(case: Case) -> Scores:
     """Scores under the straight path between the round's two globals.
 
-    Raises NotComputableError (PREVIOUS, VARIANCE, NON_FINITE) where the path does not exist or leaves the
-    model's domain.
+    Raises NotComputableError (PREVIOUS, VARIANCE, NON_FINITE, MEMORY) where the path does not exist or leaves the
+    model's domain, or one input does not fit in memory.
     """
     previous = started_from(case)
     _require_positive_variances(case, previous)
     directions = Directions(case)
     scheme = plan(case.network, case.new, case.call, target=case.target)
-    parts: list[_Estimate] = []
-    starts: list[Tensor] = []
-    for index, chunk in enumerate(case.chunks()):
-        part = replace(case, call=case.call[chunk], target=case.target[chunk])
-        start, end = _value(part, previous), _value(part, part.new)
-        parts.append(_estimate(part, previous, start, end, scheme=scheme, directions=directions))
-        starts.append(start)
-        case.progress("inputs", index + 1, len(case.chunks()))
-    found = _scores(parts, torch.cat(starts), scheme)
+    start, end = (
+        case.target(class_logits_of(case.network, state, case.call)).double() for state in (previous, case.new)
+    )
+    found = _doubled(_Walker(case, previous, scheme, directions), end - start)
+    lines = Lines(
+        start, found.scores[:, -2], found.scores[:, -1], found.residual, found.nodes, found.converged, found.change
+    )
+    untraced = dict.fromkeys(scheme.unused, "the prediction does not depend on it")
+    scores = Scores(found.scores[:, :-2], lines, untraced)
     if type(case.rule) not in LINEAR:
-        return found
-    slopes = torch.cat([part.slopes for part in parts])
-    return replace(found, tamper_margins=tamper_margins(found.clients, slopes=slopes, sizes=directions.sizes()))
+        return scores
+    margins = tamper_margins(scores.clients, slopes=found.slopes, sizes=directions.sizes())
+    return replace(scores, tamper_margins=margins)
 
 
-def _estimate(
-    case: Case,
-    previous: Mapping[str, Tensor],
-    start: Tensor,
-    end: Tensor,
-    *,
-    scheme: Plan,
-    directions: Directions,
-) -> _Estimate:
+@dataclass(frozen=True)
+class _Walker:
+    """Integrates along the path for any of the inputs and any numbers of nodes."""
+
+    case: Case
+    previous: Mapping[str, Tensor]
+    scheme: Plan
+    directions: Directions
+
+    def integrals(self, inputs: Tensor, levels: Sequence[int], *, again: bool) -> list[tuple[Tensor, Tensor]]:
+        """∫ ⟨∇f, s⟩ dt by the midpoint rule, [n, K + 2], and the averaged gradient's norm, [n], for each level.
+
+        All levels meet the shares in one walk, for as many inputs at a time as fit in half of the memory.
+        """
+        case = self.case
+        part = replace(case, call=case.call[inputs], target=case.target[inputs])
+        held = self.scheme.bytes_held(levels, itemsize=case.settings.dtype.itemsize)
+        size = max(1, case.settings.memory // 2 // max(1, self.scheme.passing + held))
+        again = again or len(inputs) > size
+
+        def work(some: Case) -> list[tuple[Tensor, Tensor]]:
+            return self._met(some, levels, again=again)
+
+        chunks = in_chunks(part, work, size=size)
+        return [
+            (torch.cat([scores for scores, _ in level]), torch.cat([slopes for _, slopes in level]))
+            for level in zip(*chunks, strict=True)
+        ]
+
+    def _met(self, case: Case, levels: Sequence[int], *, again: bool) -> list[tuple[Tensor, Tensor]]:
+        settings, profile = case.settings, case.settings.profile
+        with profile.stage(PASSES):
+            sums = [self._sum(case, nodes) for nodes in levels]
+        with profile.stage(PRODUCTS):
+            found = meet(
+                sums,
+                self.directions.walk(list(sums[0]), again=again),
+                like=case.target.classes,
+                lines=self.directions.lines,
+                room=settings.memory // 4 // settings.dtype.itemsize,
+            )
+        return [
+            (products / nodes, squares.sqrt() / nodes)
+            for (products, squares), nodes in zip(found, levels, strict=True)
+        ]
+
+    def _sum(self, case: Case, nodes: int) -> Mapping[str, Gradients]:
+        """Σ over the nodes of ∂f_n/∂θ, for each tensor."""
+        total: dict[str, Gradients] = {}
+        for node in range(nodes):
+            t = (node + 0.5) / nodes
+            state = _between(case, self.previous, t)
+            values, found = gradients_at(case.network, state, case.call, target=case.target, plan=self.scheme)
+            _require_finite(case, values, t)
+            for name in found:
+                total[name] = total[name].plus(found[name]) if name in total else found[name]
+        return total
+
+
+def _doubled(walker: _Walker, movement: Tensor) -> _Estimate:
     """Double the nodes until every input has converged, going on only with those that have not, and could."""
-    settings, result = case.settings, None
-    active = torch.arange(case.call.count, device=start.device)
-    for nodes in _levels(case):
-        part = replace(case, call=case.call[active], target=case.target[active])
-        scores, slopes = _integral(part, previous, nodes=nodes, scheme=scheme, directions=directions)
-        before = None if result is None else result.scores[active]
-        fresh = _judged(scores, before, (end - start)[active], slopes, nodes, settings.tolerance)
-        result = fresh if result is None else _merged(result, fresh, active)
-        active = active[~fresh.converged & torch.isfinite(fresh.residual)]
+    settings, result = walker.case.settings, None
+    active = torch.arange(len(movement), device=movement.device)
+    groups = list(_groups(walker.case))
+    for index, levels in enumerate(groups):
+        found = walker.integrals(active, levels, again=index + 1 < len(groups))
+        rows = torch.arange(len(active), device=active.device)
+        for nodes, (scores, slopes) in zip(levels, found, strict=True):
+            at = active[rows]
+            before = None if result is None else result.scores[at]
+            fresh = _judged(scores[rows], before, movement[at], slopes[rows], nodes, settings.tolerance)
+            result = fresh if result is None else _merged(result, fresh, at)
+            rows = rows[~fresh.converged & torch.isfinite(fresh.residual)]
+        active = active[rows]
         if not len(active):
             break
     assert result is not None
     return result
 
 
-def _levels(case: Case) -> Iterator[int]:
-    """1, 2, 4, ... up to the limit, or just the number that was asked for."""
+def _groups(case: Case) -> Iterator[Sequence[int]]:
+    """Numbers of nodes that are evaluated together: 1, 2 and 4, then 8, 16, ... alone; or what was asked for."""
     settings = case.settings
     if settings.nodes is not None:
-        yield settings.nodes
+        yield (settings.nodes,)
         return
-    nodes = 1
+    yield [nodes for nodes in _TOGETHER if nodes <= settings.max_nodes]
+    nodes = 2 * _TOGETHER[-1]
     while nodes <= settings.max_nodes:
-        yield nodes
+        yield (nodes,)
         nodes *= 2
-
-
-def _integral(
-    case: Case, previous: Mapping[str, Tensor], *, nodes: int, scheme: Plan, directions: Directions
-) -> tuple[Tensor, Tensor]:
-    """∫ ⟨∇f, s⟩ dt by the midpoint rule, [N, K + 2], and the averaged gradient's norm, [N], both in float64."""
-    mean: dict[str, Tensor] = {}
-    for node in range(nodes):
-        state = _between(case, previous, (node + 0.5) / nodes)
-        gradients = sample_gradients(case.network, state, case.call, target=case.target, plan=scheme)
-        _require_finite(case, gradients.values, (node + 0.5) / nodes)
-        for name, gradient in gradients.tensors.items():
-            mean[name] = mean[name].add_(gradient) if name in mean else gradient
-    lines = len(case.clients) + 2
-    total = torch.zeros(case.call.count, lines, dtype=torch.float64, device=case.target.classes.device)
-    squares = torch.zeros_like(total[:, 0])
-    for name, gradient in mean.items():
-        average = gradient[..., None].flatten(1) / nodes
-        total += (average @ directions[name].T).double()
-        squares += torch.linalg.vector_norm(average, dim=1).double().square()
-    return total, squares.sqrt()
 
 
 def _between(case: Case, previous: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
@@ -142,22 +181,6 @@ def _merged(old: _Estimate, fresh: _Estimate, rows: Tensor) -> _Estimate:
     return _Estimate(
         *(getattr(old, one.name).index_copy(0, rows, getattr(fresh, one.name)) for one in fields(_Estimate))
     )
-
-
-def _scores(parts: list[_Estimate], start: Tensor, scheme: Plan) -> Scores:
-    scores, residual, change, nodes, converged = (
-        torch.cat([getattr(part, name) for part in parts])
-        for name in ("scores", "residual", "change", "nodes", "converged")
-    )
-    lines = Lines(start, scores[:, -2], scores[:, -1], residual, nodes, converged, change)
-    untraced = dict.fromkeys(scheme.unused, "the prediction does not depend on it")
-    return Scores(scores[:, :-2], lines, untraced)
-
-
-def _value(case: Case, state: Mapping[str, Tensor]) -> Tensor:
-    """f under one state, [N] in float64."""
-    with torch.no_grad():
-        return case.target(forward(case.network, state, case.call)).double()
 
 
 def _require_positive_variances(case: Case, previous: Mapping[str, Tensor]) -> None:

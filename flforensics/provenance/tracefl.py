@@ -8,19 +8,23 @@ are affine in their parameters, so their part is the per-sample parameter gradie
 and no client is ever run.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from flforensics.errors import NotComputableError
-from flforensics.gradients import Tap, record
+from flforensics.gradients import Tap, record, tensors_met
 from flforensics.gradients.layers import rule_of
-from flforensics.gradients.plan import rule_gradients
+from flforensics.gradients.plan import passing, rule_gradients
+from flforensics.gradients.record import output_of
 from flforensics.provenance.case import Case, Scores
-from flforensics.rounds import RoundTensor
+from flforensics.provenance.chunks import in_chunks
+from flforensics.provenance.directions import Models, ahead
+from flforensics.provenance.profile import PASSES, PRODUCTS
 
 TRACED = (
     "torch.nn.modules.linear.Linear",
@@ -31,24 +35,9 @@ TRACED = (
 )
 """The classes that the published code traces, by name, so that none of their packages is imported here."""
 
+_OUTPUTS = 8  # how many values a layer works with at a time for one of its output
 _NOT_TRACED = "tracefl traces Linear, Conv2d, LayerNorm, Conv1D and BertLayer only"
 _NOT_CALLED = "its layer is not called as a module, so that there is nothing to observe"
-
-
-@dataclass(frozen=True)
-class _Clients:
-    """The clients' weights, one tensor of all clients at a time: [K, *shape], multiplied by c_k."""
-
-    case: Case
-    factors: Tensor
-
-    def __getitem__(self, name: str) -> Tensor:
-        """[K, *shape] in the type of the computation."""
-        case = self.case
-        tensor = case.scene.read(name)
-        stacked = torch.stack([_full(tensor, index) for index in range(tensor.count)])
-        factors = self.factors.reshape(-1, *[1] * (stacked.dim() - 1))
-        return (stacked * factors).to(case.settings.device, case.settings.dtype)
 
 
 def tracefl(case: Case) -> Scores:
@@ -69,29 +58,9 @@ def layer_parts(case: Case) -> dict[str, Tensor]:
             reason="PREVIOUS",
             hint="store the model that the round started from",
         )
-    scaled = case.settings.scale_clients
-    coefficients = torch.tensor(case.scene.coefficients.values, dtype=torch.float64)
-    clients = _Clients(case, coefficients if scaled else torch.ones_like(coefficients))
-    layers, chunks = traced_layers(case.network), case.chunks()
-    parts: list[dict[str, Tensor]] = []
-    for index, chunk in enumerate(chunks):
-        part = replace(case, call=case.call[chunk], target=case.target[chunk])
-        _, taps = record(case.network, case.new, part.call, target=part.target, layers=layers)
-        parts.append(_provenance(part, taps, clients))
-        case.progress("inputs", index + 1, len(chunks))
+    observed = _Observed(case, traced_layers(case.network), Models(case))
+    parts = in_chunks(case, observed.provenance, size=observed.chunk)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _provenance(case: Case, taps: list[Tap], clients: _Clients) -> dict[str, Tensor]:
-    """β^(L−1−l) ⟨g_l, layer_l(x_l; c_k θ_k)⟩ for every layer l, each [N, K] in float64."""
-    factors = layer_factors(taps, decay=case.settings.layer_decay)
-    parts = {}
-    for name, factor in factors.items():
-        of_layer = [tap for tap in taps if tap.name == name]
-        affine = rule_of(of_layer[0].module) is not None
-        part = _affine(case, of_layer, clients) if affine else _evaluated(case, of_layer, clients)
-        parts[name] = factor * part
-    return parts
 
 
 def layer_factors(taps: list[Tap], *, decay: float) -> dict[str, float]:
@@ -100,38 +69,88 @@ def layer_factors(taps: list[Tap], *, decay: float) -> dict[str, float]:
     return {name: decay ** (len(order) - 1 - depth) for depth, name in enumerate(order)}
 
 
-def _affine(case: Case, taps: list[Tap], clients: _Clients) -> Tensor:
-    gradients = rule_gradients(taps, case.new, case.call.count)
-    parts = [gradient.flatten(1) @ clients[name].flatten(1).T for name, gradient in gradients.items()]
-    return torch.stack(parts).double().sum(0)
+@dataclass(frozen=True)
+class _Observed:
+    """The traced layers of a case, and the clients' models."""
 
+    case: Case
+    layers: Mapping[str, nn.Module]
+    models: Models
 
-def _evaluated(case: Case, taps: list[Tap], clients: _Clients) -> Tensor:
-    """A layer that is not affine runs with every client's weights on the global's input, without a mask."""
-    module, name = taps[0].module, taps[0].name
-    weights = {short: clients[f"{name}.{short}"] for short in _floating_names(module)}
+    @cached_property
+    def chunk(self) -> int:
+        """How many inputs at a time leave half of the memory free."""
+        case, pair = self.case, slice(0, 2)
+        taking = passing(case.network, case.new, case.call[pair], target=case.target[pair], layers=self.layers)
+        return max(1, case.settings.memory // 2 // max(1, taking))
 
-    def output(own: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        result = functional_call(module, dict(own), (x,))
-        first = result[0] if isinstance(result, tuple) else result
-        assert isinstance(first, Tensor)
-        return first
+    @cached_property
+    def factors(self) -> Tensor:
+        """c_k, [K] in float64."""
+        coefficients = torch.tensor(self.case.scene.coefficients.values, dtype=torch.float64)
+        scaled = coefficients if self.case.settings.scale_clients else torch.ones_like(coefficients)
+        return scaled.to(self.case.settings.device)
 
-    total = torch.zeros(case.call.count, len(case.clients), dtype=torch.float64, device=case.settings.device)
-    with torch.no_grad():
-        for tap in taps:
-            outputs = vmap(output, in_dims=(0, None), chunk_size=8)(weights, tap.arguments[0])
-            total += torch.einsum("knf,nf->nk", outputs.flatten(2), tap.gradient.flatten(1)).double()
-    return total
+    def provenance(self, case: Case) -> dict[str, Tensor]:
+        """β^(L−1−l) ⟨g_l, layer_l(x_l; c_k θ_k)⟩ of every layer l for some inputs, each [n, K] in float64."""
+        profile = case.settings.profile
+        with profile.stage(PASSES):
+            _, taps = record(case.network, case.new, case.call, target=case.target, layers=self.layers)
+        weights = layer_factors(taps, decay=case.settings.layer_decay)
+        found = {name: self._nothing(case) for name in weights}
+        affine = [tap for tap in taps if rule_of(tap.module) is not None]
+        with profile.stage(PRODUCTS):
+            for tensor, products in self._affine(case, affine):
+                found[tensor.rpartition(".")[0]] += products * self.factors
+            for name in dict.fromkeys(tap.name for tap in taps if rule_of(tap.module) is None):
+                found[name] += self._evaluated(case, [tap for tap in taps if tap.name == name])
+        return {name: weights[name] * part for name, part in found.items()}
 
+    def _nothing(self, case: Case) -> Tensor:
+        return torch.zeros(case.call.count, self.models.lines, dtype=torch.float64, device=self.factors.device)
 
-def _full(tensor: RoundTensor, index: int) -> Tensor:
-    """A client's full tensor, in float64."""
-    stored = tensor.client(index).double()
-    if not tensor.relative:
-        return stored
-    assert tensor.previous is not None
-    return tensor.previous.double() + stored
+    def _affine(self, case: Case, taps: list[Tap]) -> Iterator[tuple[str, Tensor]]:
+        """⟨g_l, layer_l(x_l; θ_k)⟩ by tensors."""
+        gradients = rule_gradients(taps, case.new, case.call.count)
+        blocks = self.models.walk(list(gradients), again=case.call.count < self.case.call.count)
+        room = case.settings.memory // 4 // case.settings.dtype.itemsize
+        met = tensors_met([gradients], blocks, like=case.target.classes, lines=self.models.lines, room=room)
+        return ((name, one.products) for name, (one,) in met)
+
+    def _evaluated(self, case: Case, taps: list[Tap]) -> Tensor:
+        """A layer that is not affine runs with every client's weights on the global's input, without a mask."""
+        module = taps[0].module
+
+        def output(own: Mapping[str, Tensor], x: Tensor) -> Tensor:
+            found = output_of(functional_call(module, dict(own), (x,)))
+            assert found is not None
+            return found
+
+        total = self._nothing(case)
+        with torch.no_grad():
+            for lines, weights in ahead(self._weights(taps[0])):
+                for tap in taps:
+                    outputs = vmap(output, in_dims=(0, None))(weights, tap.arguments[0])
+                    met = torch.einsum("knf,nf->nk", outputs.flatten(2), tap.gradient.flatten(1))
+                    total[:, lines] += met.double()
+        return total
+
+    def _weights(self, tap: Tap) -> Iterator[tuple[slice, Mapping[str, Tensor]]]:
+        """c_k θ_k of the layer for some clients at a time, so that their outputs fit in memory too."""
+        names = {short: f"{tap.name}.{short}" for short in _floating_names(tap.module)}
+        settings = self.case.settings
+        values = sum(self.case.new[name].numel() for name in names.values()) + _OUTPUTS * tap.gradient.numel()
+        step = max(1, settings.memory // 8 // (values * settings.dtype.itemsize))
+        for start in range(0, self.models.lines, step):
+            lines = slice(start, min(start + step, self.models.lines))
+            factors = self.factors[lines].to(settings.dtype)
+            yield (
+                lines,
+                {
+                    short: self.models.rows(name, lines) * factors.reshape(-1, *[1] * self.case.new[name].dim())
+                    for short, name in names.items()
+                },
+            )
 
 
 def traced_layers(network: nn.Module) -> dict[str, nn.Module]:

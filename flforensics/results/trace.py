@@ -133,7 +133,8 @@ class Untraced:
 class Run:
     """Where and how the numbers were computed.
 
-    `same_ranking_in_float32` is known only where float64 was asked for.
+    `same_ranking_in_float32` is known only where float64 was asked for; `passes` is how often the clients' files
+    were read for gradients to meet them, where that was needed.
     """
 
     device: str
@@ -141,6 +142,7 @@ class Run:
     threads: int
     versions: tuple[tuple[str, str], ...]
     same_ranking_in_float32: bool | None = None
+    passes: int | None = None
 
 
 @dataclass(frozen=True)

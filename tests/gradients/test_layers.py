@@ -99,7 +99,7 @@ def test_a_rule_equals_automatic_differentiation(name: str) -> None:
     module, inputs = nn.Sequential(shaken(make())), data()
     state, call = module.state_dict(), Call((inputs,))
     scheme = plan(module, state, call, target=Sum())
-    assert not scheme.singly, "the rule was found to be wrong"
+    assert not scheme.local, "the rule was found to be wrong"
     assert not scheme.unused
     found = sample_gradients(module, state, call, target=Sum(), plan=scheme)
     for index, row in enumerate(truth(module, inputs)):
@@ -138,13 +138,16 @@ class Odd(nn.Module):
         return self.head(x[:, 0])
 
 
-def test_what_no_rule_covers_is_differentiated_singly() -> None:
+def test_what_no_rule_covers_is_found_by_running_modules_again() -> None:
     network = Odd().double().eval()
     inputs = torch.randn(3, 5, 4, dtype=torch.float64)
     state, call = network.state_dict(), Call((inputs,))
     scheme = plan(network, state, call, target=Sum())
-    assert {"token", "scale", "shift", "borrowed.weight", "flattened.weight"} <= set(scheme.singly)
-    assert {"attention.in_proj_weight", "attention.out_proj.weight"} <= set(scheme.singly)
+    modules = {one.module: set(one.tensors) for one in scheme.local}
+    assert {"token", "scale", "shift", "borrowed.weight", "flattened.weight"} <= modules[""]
+    attention = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+    assert {f"attention.{name}" for name in attention} == modules["attention"]
+    assert all(one.batched for one in scheme.local)
     assert {"twice.weight", "head.weight", "borrowed.bias"} <= scheme.ruled
     assert set(scheme.unused) == {"silent.weight", "silent.bias"}
     found = sample_gradients(network, state, call, target=Sum(), plan=scheme)
@@ -159,7 +162,7 @@ def truth_of(network: nn.Module, inputs: Tensor) -> list[dict[str, Tensor]]:
     rows = []
     for row in inputs:
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in state.items()}
-        value = Sum()(functional_call(network, leaves, (row[None],))).sum()
+        value = Sum()(functional_call(network, leaves, (row[None],), tie_weights=False)).sum()
         gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
         rows.append(dict(zip(leaves, gradients, strict=True)))
     return rows

@@ -14,6 +14,8 @@ def run_document(run: Run) -> dict[str, Any]:
     document: dict[str, Any] = {"device": run.device, "dtype": run.dtype, "threads": run.threads}
     if run.same_ranking_in_float32 is not None:
         document["same_ranking_in_float32"] = run.same_ranking_in_float32
+    if run.passes is not None:
+        document["passes"] = run.passes
     return document | {"versions": dict(run.versions)}
 
 

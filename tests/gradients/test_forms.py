@@ -1,0 +1,110 @@
+"""The forms of per-sample gradients: every way to a product or norm gives what the written-out gradient gives."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flforensics.gradients import Block, Call, Gradients, gradients_at, meet, plan
+from flforensics.gradients.forms import Dense, Outer, Rows
+from tests.gradients.test_layers import CASES, Sum, shaken
+
+
+def close(left: Tensor, right: Tensor) -> None:
+    torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
+
+
+def found(name: str) -> dict[str, Gradients]:
+    """The forms of one layer's tensors."""
+    torch.manual_seed(3)
+    make, data = CASES[name]
+    module, call = nn.Sequential(shaken(make())), Call((data(),))
+    state = module.state_dict()
+    scheme = plan(module, state, call, target=Sum())
+    return dict(gradients_at(module, state, call, target=Sum(), plan=scheme)[1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_way_to_a_product_and_to_a_norm_is_the_same(name: str) -> None:
+    for gradients in found(name).values():
+        dense = gradients.dense().values
+        directions = torch.randn(5, gradients.width, dtype=torch.float64)
+        truth = dense @ directions.T
+        close(gradients.products(directions), truth)
+        close(gradients.squares(), dense.square().sum(1))
+        for blocks in (1, 1000):
+            close(gradients.prepared(5, blocks=blocks, room=1 << 20).products(directions), truth)
+            close(gradients.prepared(5, blocks=blocks, room=0).squares(), dense.square().sum(1))
+        if isinstance(gradients, Outer):
+            close(gradients.evaluated(directions), truth)
+            close(gradients.written_out(directions), truth)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sums_are_the_sums_of_what_is_written_out(name: str) -> None:
+    one, two, three = (list(found(name).values()) for _ in range(3))
+    for first, second, third in zip(one, two, three, strict=True):
+        total = first.dense().values + second.dense().values + third.dense().values
+        both = first.plus(second).plus(third)
+        close(both.dense().values, total)
+        close(both.squares(), total.square().sum(1))
+
+
+def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("linear on positions", "conv2d", "conv2d grouped", "embedding"):
+        gradients = found(name)["0.weight"]
+        directions = torch.randn(5, gradients.width, dtype=torch.float64)
+        for size in (1, 40, 1 << 20):
+            monkeypatch.setattr("flforensics.gradients.forms._PIECE", size)
+            close(gradients.products(directions), gradients.dense().values @ directions.T)
+            close(gradients.squares(), gradients.dense().values.square().sum(1))
+            if isinstance(gradients, Outer):
+                close(gradients.written_out(directions), gradients.evaluated(directions))
+
+
+def outer(positions: int, *, rows: int = 300, columns: int = 300) -> Outer:
+    left, right = torch.randn(2, 1, rows, positions), torch.randn(2, 1, columns, positions)
+    return Outer(((left, right),), lambda a, b: (a, b), (1, rows, columns))
+
+
+def test_a_layer_is_evaluated_where_it_has_one_position_and_written_out_where_it_has_many() -> None:
+    assert outer(1).evaluating_is_cheaper(50)
+    assert outer(200).evaluating_is_cheaper(1)
+    assert not outer(60).evaluating_is_cheaper(50)
+    assert isinstance(outer(60).prepared(2000, blocks=40, room=1 << 20), Dense)
+    assert isinstance(outer(60).prepared(2000, blocks=40, room=10), Outer)
+    assert isinstance(outer(60).prepared(50, blocks=1, room=1 << 20), Outer)
+
+
+def test_a_table_is_never_written_out_while_few_of_its_rows_are_chosen() -> None:
+    values = torch.randn(6, 4, dtype=torch.float64)
+    owners, rows = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([3, 3, 70_000, 5, 5, 5])
+    gradients = Rows(2, (100_000, 4), owners, rows, values)
+    twice = gradients.plus(gradients)
+    assert isinstance(twice, Rows)
+    assert twice.held == 48
+    close(twice.squares()[1], 4 * values[3:].sum(0).square().sum())
+    direction = torch.randn(1, 400_000, dtype=torch.float64)
+    table = direction.reshape(100_000, 4)
+    close(gradients.products(direction)[0, 0], (table[rows[:3]] * values[:3]).sum())
+
+
+def test_calls_are_kept_while_they_are_smaller_than_the_matrix() -> None:
+    one = outer(20, rows=30, columns=40)
+    assert isinstance(one.plus(outer(1, rows=30, columns=40)), Dense)
+    thin = outer(2, rows=30, columns=40)
+    assert isinstance(thin.plus(outer(2, rows=30, columns=40)), Outer)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_directions_in_blocks_of_any_size_meet_the_same(size: int) -> None:
+    average, scale = found("conv2d"), torch.linspace(1, 2, 7, dtype=torch.float64)
+    directions = {name: torch.randn(7, one.width, dtype=torch.float64) for name, one in average.items()}
+    blocks = [
+        Block(name, slice(start, min(start + size, 7)), part, scale[start : start + size], -(-7 // size))
+        for name, rows in directions.items()
+        for start, part in zip(range(0, 7, size), rows.split(size), strict=True)
+    ]
+    ((products, squares),) = meet([average], blocks, like=torch.zeros(3), lines=7, room=1 << 20)
+    dense = {name: one.dense().values for name, one in average.items()}
+    close(products, sum(dense[name] @ (scale[:, None] * directions[name]).T for name in dense))
+    close(squares, sum(one.square().sum(1) for one in dense.values()))
