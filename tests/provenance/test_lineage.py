@@ -330,7 +330,7 @@ def test_the_largest_step_is_found_though_many_small_ones_sum_higher() -> None:
     """a pushes every round; c did more in one round than a in any, and was then pushed back by b."""
     direction = CNN.call().arguments[0][0].flatten()
     steps = [first_step({"1.weight": torch.zeros(1, 144), "1.bias": torch.zeros(1)})]
-    pushes = ({"a": 0.004, "c": 0.009}, {"a": 0.004, "b": -0.002}, {"a": 0.004, "b": -0.002})
+    pushes = ({"a": 0.004, "c": 0.03}, {"a": 0.004, "b": -0.002}, {"a": 0.004, "b": -0.002})
     for push in pushes:
         here = tensors(steps[-1])
         states = {one: {**here, "1.weight": here["1.weight"] + step * direction} for one, step in push.items()}

@@ -14,6 +14,7 @@ from flforensics.results import (
     InputLineage,
     InputTrace,
     Inspection,
+    LargestStep,
     Lineage,
     Localization,
     Method,
@@ -135,6 +136,7 @@ def input_lineage(*rounds, **changes):
         ),
         totals=Totals(0.0, 0.0, 0.0, 0.75),
         responsible=Responsible("client", "hospital-1", 0.5, True),
+        largest_step=LargestStep(3, "hospital-1", 2.0, True),
     )
     return replace(usual, **changes)
 

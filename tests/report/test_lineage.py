@@ -9,7 +9,17 @@ import random
 import pytest
 
 from flforensics.report import LINEAGE_LIMITS, REPORTS, render
-from flforensics.results import ClientTotal, Gap, Prediction, Responsible, RoundScore, Subject, Target, Verdict
+from flforensics.results import (
+    ClientTotal,
+    Gap,
+    LargestStep,
+    Prediction,
+    Responsible,
+    RoundScore,
+    Subject,
+    Target,
+    Verdict,
+)
 from tests.report import records
 
 
@@ -103,7 +113,7 @@ def test_many_inputs_are_rows():
     nobody = records.input_lineage(responsible=Responsible("none", None, None, False, "because"))
     result = records.lineage(*[records.input_lineage()] * 5, nobody)
     text = render(result, "table")
-    assert text.count("3 (+2.00)") == 5
+    assert text.count("hospital-1 in 3 (+2.00)") == 6
     assert "(none)" in text
 
 
@@ -148,3 +158,13 @@ def test_every_line_is_a_row():
         ("gap", "2", ""),
     ]
     assert sum(float(row["score"]) for row in table) == 2.0
+
+
+def test_the_largest_step_is_said_where_it_is_not_the_named_clients():
+    plain = " ".join(render(records.lineage(), "table").split())
+    assert "largest single step" not in plain
+    other = records.input_lineage(largest_step=LargestStep(1, "hospital-2", 1.5, False))
+    text = " ".join(render(records.lineage(other), "table").split())
+    assert "that of the file labelled hospital-2 in round 1 (+1.50), a round that can name nobody." in text
+    document = json.loads(render(records.lineage(other), "json"))["inputs"][0]
+    assert document["largest_step"] == {"round": 1, "client": "hospital-2", "score": 1.5, "replays": False}
