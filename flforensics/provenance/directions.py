@@ -129,11 +129,20 @@ class Directions(Walks):
                 deque(self.blocks(name, Staging(self.case.settings)), maxlen=0)
         return torch.stack([self._squares[name] for name in self.case.floating]).sum(0).sqrt()
 
+    @cached_property
+    def _whole(self) -> dict[str, Tensor]:
+        """The tensors whose lines are kept side by side."""
+        return {}
+
     def __getitem__(self, name: str) -> Tensor:
-        """All lines of one tensor, [K + 2, V]."""
+        """All lines of one tensor, [K + 2, V]; kept, where those of all tensors fit in memory."""
+        if name in self._whole:
+            return self._whole[name]
         found = self._ones(1).new_zeros(self.lines, self.case.new[name].numel())
-        for block in self._found([name], again=True):
+        for block in self._found([name], again=False):
             found[block.lines] = block.factors[:, None] * block.values
+        if self._bytes <= self.case.settings.memory:
+            self._whole[name] = found
         return found
 
 

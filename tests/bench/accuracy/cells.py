@@ -21,20 +21,32 @@ class Cell:
 
 
 def _default(seed: int) -> list[Cell]:
-    """Every dataset, network and alpha: 10 clients, 10 of 100, a culprit that leaves (ResNet-18: one alpha)."""
+    """Every dataset, network and alpha: 10 clients, 10 of 100, and a culprit that leaves."""
     cells = []
+    few, many = Effort(16, 3, (1, 3, 5), _FAULTS), Effort(16, 3, (), ("correct",))
+    late = Effort(32, 1, (1, 3, 5), ())
     for names in MODELS:
-        large = names[1] == "resnet18"
-        inputs, culprits = (8, 2) if large else (16, 3)
-        few = Effort(inputs, culprits, (1, 3, 5), ("correct",) if large else _FAULTS)
-        many = Effort(inputs, culprits, (), () if large else ("correct",))
-        late = Effort(2 * inputs, 1, (1, 3, 5), ())
+        if names[1] == "resnet18":
+            cells += _large(names, seed)
+            continue
         for alpha in ALPHAS:
             cells.append(Cell(_setting(names, alpha, 10, 3, seed), (*_FAULTS, "noise"), few))
             cells.append(Cell(_setting(names, alpha, 100, 3, seed), _FAULTS, many))
-            if not large or alpha == 0.3:
-                cells.append(Cell(_setting(names, alpha, 10, 3, seed, marks=True), ("absent",), late))
+            cells.append(Cell(_setting(names, alpha, 10, 3, seed, marks=True), ("absent",), late))
     return cells
+
+
+def _large(names: tuple[str, str], seed: int) -> list[Cell]:
+    """What two cores do with a ResNet-18 in a few minutes: 10 clients at two alphas, 10 of 100 at one."""
+    effort = Effort(8, 1, (), ("correct",))
+    return [
+        Cell(_setting(names, alpha, clients, 3, seed), scenarios, effort)
+        for alpha, clients, scenarios in (
+            (0.3, 10, (*_FAULTS, "noise")),
+            (1.0, 10, _FAULTS),
+            (0.3, 100, ("flip-one", "flip-all")),
+        )
+    ]
 
 
 def _full(seed: int) -> list[Cell]:

@@ -195,7 +195,9 @@ class Federation:
         self.network.load_state_dict(dict(model.tensors))
         self.network.eval()
         with torch.no_grad():
-            calls = [self.model.call(part) for part in torch.split(x, 250)]
+            calls = [self.model.call(part) for part in torch.split(x, 250) if len(part)]
+            if not calls:
+                return torch.empty(0, self.data.classes)
             return torch.cat([class_logits(self.network(*one.arguments, **one.keywords)) for one in calls])
 
     def _trained(self, k: int, number: int, start: State, flip: Flip | None) -> State:
