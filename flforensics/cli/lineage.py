@@ -15,6 +15,7 @@ from flforensics.cli.options import (
     computing_options,
     device_name,
     input_options,
+    on_device,
     path_options,
     relative,
     report_options,
@@ -62,6 +63,7 @@ def command(
     chosen: str | None,
     against: str | None,
     device: str,
+    memory: int,
     top: int | None,
     factory: str | None,
     form: str | None,
@@ -82,9 +84,13 @@ def command(
 
     require_forms(form, outputs)
     archive = open_archive(archive_folder(archive_path))
-    names = archive.manifest.labels
+    names, device = archive.manifest.labels, device_name(device)
     settings = Settings(
-        chosen=class_index(chosen, names), versus=opponent(against, names), device=device_name(device), **options
+        chosen=class_index(chosen, names),
+        versus=opponent(against, names),
+        device=device,
+        memory=on_device(memory, device),
+        **options,
     )
     require_margin(settings)
     given = Given(inputs, texts, labels)

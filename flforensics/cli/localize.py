@@ -13,6 +13,7 @@ from flforensics.cli.options import (
     computing_options,
     device_name,
     input_options,
+    on_device,
     relative,
     report_options,
 )
@@ -86,6 +87,7 @@ def command(
     threshold: float,
     seed: int,
     precise: bool,
+    memory: int,
     device: str,
     factory: str | None,
     top: int | None,
@@ -104,7 +106,8 @@ def command(
 
     require_forms(form, outputs)
     archive = open_archive(archive_folder(archive_path))
-    settings = Settings(seed=seed, precise=precise, device=device_name(device))
+    device = device_name(device)
+    settings = Settings(seed=seed, precise=precise, device=device, memory=on_device(memory, device))
     asked = Asked(methods, wrong, random_inputs, threshold)
     with archive.hashing(), progress_bar() as progress:
         result = localize(

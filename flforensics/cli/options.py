@@ -103,7 +103,7 @@ def path_options(command: Command) -> Command:
 
 
 def computing_options(command: Command) -> Command:
-    """--precise, --device and --factory."""
+    """--precise, --memory, --device and --factory."""
     command = click.option(
         "--factory", metavar="MODULE:FUNCTION", help='For `source = "python"`: what builds the network.'
     )(command)
@@ -114,20 +114,16 @@ def computing_options(command: Command) -> Command:
         show_default=True,
         help="Where to compute.",
     )(command)
-    return click.option(
-        "--precise", is_flag=True, help="Compute in float64, and say whether float32 ranks the same."
-    )(command)
-
-
-def memory_option(command: Command) -> Command:
-    """--memory, in bytes."""
-    return click.option(
+    command = click.option(
         "--memory",
         type=_Bytes(),
         default=_affordable,
         metavar="SIZE",
         help="How much memory to work in, such as 2GB or 500MB; with less, inputs are taken in smaller groups and"
         " the clients' files are read more often [default: a quarter of what is free].",
+    )(command)
+    return click.option(
+        "--precise", is_flag=True, help="Compute in float64, and say whether float32 ranks the same."
     )(command)
 
 

@@ -15,7 +15,6 @@ from flforensics.cli.options import (
     computing_options,
     device_name,
     input_options,
-    memory_option,
     on_device,
     path_options,
     relative,
@@ -82,7 +81,6 @@ _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in METHODS.items())
     " inputs, and by the fusion without the client.",
 )
 @computing_options
-@memory_option
 @click.option("--profile", is_flag=True, help="Say on standard error where the time went.")
 @click.option(
     "--tamper",
