@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from flforensics.report.words import plural
 from tests.bench.accuracy.measures import Measure
 from tests.bench.accuracy.methods import AGAINST_TRUTH
 from tests.bench.accuracy.records import REFERENCES, Record
@@ -96,8 +97,9 @@ def _heading(records: Sequence[Record]) -> str:
     return (
         "# How often each method is right\n\n"
         f"Written by `make bench-accuracy`, scale {records[0]['scale']}, seed {', '.join(map(str, seeds))};"
-        f" {versions}; {records[0]['threads']} threads; {seconds:.0f} s, of which training {training:.0f} s:"
-        f" {len(records)} federations, {inputs} inputs. README.md says what was run and what is counted."
+        f" {versions}; {len(records)} federations, {inputs} inputs, in {seconds:.0f} s on"
+        f" {plural(records[0]['threads'], 'thread')}, of which training {training:.0f} s."
+        " README.md says what was run and what is counted."
         " In brackets: 95 % intervals (Wilson for proportions; medians by resampling federations)."
     )
 
