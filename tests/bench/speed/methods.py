@@ -22,6 +22,8 @@ from tests.bench.speed.paper_loop import provenance
 
 Run = Callable[[Path, Case, Call, str], Tensor]
 
+_MEMORY = 4 << 30  # what the command takes where 16 GiB are free
+
 
 @dataclass(frozen=True)
 class Method:
@@ -45,7 +47,7 @@ def _ours(hashing: bool = False, **settings: object) -> Run:
                 rule_of(fusion_specification(archive.manifest.fusion)),
                 network_of(archive, factory=None),
                 Questions(call, tuple(Named(str(n), n, "", None) for n in range(call.count))),
-                settings=Settings(device=device, **settings),  # type: ignore[arg-type]
+                settings=Settings(device=device, memory=_MEMORY, **settings),  # type: ignore[arg-type]
                 labels=(),
                 replays=True,
             )
