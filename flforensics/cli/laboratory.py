@@ -31,7 +31,7 @@ from flforensics.provenance import METHODS
 from flforensics.provenance.case import Settings
 from flforensics.provenance.check import logits_difference
 from flforensics.provenance.trace import Questions
-from flforensics.results import CheckOutcome, Method, Progress, Run, Subject
+from flforensics.results import CheckOutcome, InputLineage, InputTrace, Method, Progress, Run, Subject
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,12 @@ def method_of(settings: Settings, *, idle: Sequence[str] = ()) -> Method:
     shown |= {} if settings.versus is None else {"against": settings.versus}
     parameters = ((name, value) for name, value in shown.items() if value not in (None, ()) and name not in unused)
     return Method(settings.method, tuple(parameters))
+
+
+def same_ranking(precise: Sequence[InputTrace | InputLineage], plain: Sequence[InputTrace | InputLineage]) -> bool:
+    """Whether every input has its clients in the same order in both."""
+    orders = [[[client.client for client in one.clients] for one in inputs] for inputs in (precise, plain)]
+    return orders[0] == orders[1]
 
 
 def run_of(settings: Settings, same: bool | None) -> Run:

@@ -112,7 +112,7 @@ def lineage(
     progress: "Progress",
 ) -> "Lineage":
     """The whole answer: the check, the replay of every round, and the lineage of every input."""
-    from flforensics.cli.laboratory import doubts_of, groups_of, method_of, network_of, run_of
+    from flforensics.cli.laboratory import doubts_of, groups_of, method_of, network_of, run_of, same_ranking
     from flforensics.fusion.specification import fusion_specification, rule_of
     from flforensics.provenance.lineage import trace_lineage
     from flforensics.results import Lineage
@@ -139,7 +139,9 @@ def lineage(
 
     found = answers(settings)
     require_another_class(settings, found.inputs)
-    same = _same_ranking(found, answers(replace(settings, precise=False))) if settings.precise else None
+    same = (
+        same_ranking(found.inputs, answers(replace(settings, precise=False)).inputs) if settings.precise else None
+    )
     positions = [position for group in groups for position in group.positions]
     inputs = dict(zip(positions, found.inputs, strict=True))
     return Lineage(
@@ -250,9 +252,3 @@ def _unfinished(archive: "Archive", number: int, *, asked: int | None) -> list[s
     if asked is not None or not later:
         return []
     return [f"no global is stored of {spans(later)}: the lineage ends with round {number}"]
-
-
-def _same_ranking(precise: "LineageAnswers", plain: "LineageAnswers") -> bool:
-    """Whether every input has its clients in the same order in both."""
-    orders = [[[client.client for client in one.clients] for one in found.inputs] for found in (precise, plain)]
-    return orders[0] == orders[1]

@@ -172,7 +172,7 @@ def trace(
     progress: "Progress",
 ) -> "Trace":
     """The whole answer: the check, the replay of the round, the trace of every input and how strong it is."""
-    from flforensics.cli.laboratory import doubts_of, groups_of, network_of, run_of
+    from flforensics.cli.laboratory import doubts_of, groups_of, network_of, run_of, same_ranking
     from flforensics.cli.replay import history, replay_one
     from flforensics.fusion.specification import fusion_specification, rule_of
     from flforensics.provenance.confirm import Inquiry, confirmed
@@ -203,7 +203,7 @@ def trace(
     found = answers(settings)
     require_another_class(settings, found.inputs)
     plain = replace(settings, by=None, tamper=False)
-    same = _same_ranking(found, answers(replace(plain, precise=False))) if settings.precise else None
+    same = same_ranking(found.inputs, answers(replace(plain, precise=False)).inputs) if settings.precise else None
     inputs = confirmed(inquiry, batches, positions, found.inputs, plain) if confirm else found.inputs
     with settings.profile.stage(HASHING):
         digest = archive.digest
@@ -220,12 +220,6 @@ def trace(
         warnings=(*doubts, *found.warnings),
         summary=summary(inputs),
     )
-
-
-def _same_ranking(precise: "Answers", plain: "Answers") -> bool:
-    """Whether every input has its clients in the same order in both."""
-    orders = [[[client.client for client in one.clients] for one in found.inputs] for found in (precise, plain)]
-    return orders[0] == orders[1]
 
 
 def _require_players(options: Mapping[str, Any]) -> None:

@@ -93,6 +93,11 @@ class Case:
         """P, the number of floating-point values."""
         return sum(self.new[name].numel() for name in self.floating)
 
+    def between(self, previous: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
+        """θ(t) on the straight path from `previous` to the new global, whose integer buffers it keeps."""
+        floating = {name: torch.lerp(previous[name], self.new[name], t) for name in self.floating}
+        return {**self.new, **floating}
+
     def chunks(self) -> list[Tensor]:
         """The inputs in groups whose gradients, written out, fit in the memory budget (two copies of them)."""
         value = self.settings.dtype.itemsize

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
+from typing import Literal
 
 import torch
 from torch import nn
@@ -39,6 +40,8 @@ TARGETS = ("margin", "logit", "logprob")
 LAYER_DECAYS = (1.0, 0.9, 0.8)
 MOST_CLASSES = 16
 """Of more other classes than these, a seeded sample is asked."""
+
+_Asked = tuple[int | None, int | Literal["true"] | None]  # the class to explain, and the one its margin is over
 
 _BUDGET = 1 << 28
 _BEYOND = {
@@ -186,11 +189,11 @@ class _Batch:
         }
         blocks = torch.split(torch.arange(len(self.found)), self._block)
         for step, block in enumerate(blocks):
-            for chosen, rows in self._asked(block.tolist()).items():
+            for (chosen, versus), rows in self._asked(block.tolist()).items():
                 call = _joined([call for _, _, call in rows])
                 owners = [(kind, index) for kind, index, one in rows for _ in range(one.count)]
                 subjects = tuple(self.found[index].subject for _, index in owners)
-                settings = replace(self.settings, chosen=chosen)
+                settings = replace(self.settings, chosen=chosen, versus=versus)
                 answers = self.inquiry.ask(Questions(call, subjects), settings).inputs
                 for (kind, index), answer in zip(owners, answers, strict=True):
                     tops[kind][index].append(_first(answer))
@@ -204,18 +207,21 @@ class _Batch:
         size = sum(tensor.nbytes for tensor in (*call.arguments, *call.keywords.values()))
         return max(1, _BUDGET // (2 * controls.COUNT * size))
 
-    def _asked(self, rows: Sequence[int]) -> dict[int | None, list[tuple[str, int, Call]]]:
-        """The controls by the class to explain: noise is explained for what is predicted (None)."""
-        asked: dict[int | None, list[tuple[str, int, Call]]] = {}
+    def _asked(self, rows: Sequence[int]) -> dict[_Asked, list[tuple[str, int, Call]]]:
+        """The controls by the class to explain: noise is explained for what is predicted (None).
+
+        Neighbours are asked what the input was asked; the margins of the others are over the best other class.
+        """
+        asked: dict[_Asked, list[tuple[str, int, Call]]] = {}
         for index in rows:
             answer, one, seed = self.found[index], self.questions.call[index : index + 1], self.settings.seed
             digest = f"{answer.subject.sha256} {answer.subject.index}"
             near = controls.neighbours(one, seed=seed, digest=digest)
-            asked.setdefault(answer.target.index, []).append(("neighbours", index, near))
+            asked.setdefault((answer.target.index, self.settings.versus), []).append(("neighbours", index, near))
             noise = controls.noise(one, seed=seed, digest=digest)
-            asked.setdefault(None, []).append(("noise", index, noise))
+            asked.setdefault((None, None), []).append(("noise", index, noise))
             for chosen in self._other_classes(answer.target.index):
-                asked.setdefault(chosen, []).append(("other_classes", index, one))
+                asked.setdefault((chosen, None), []).append(("other_classes", index, one))
         return asked
 
     def _other_classes(self, index: int) -> list[int]:

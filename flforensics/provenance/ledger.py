@@ -117,7 +117,7 @@ class _Walker:
         total: dict[str, Gradients] = {}
         for node in range(nodes):
             t = (node + 0.5) / nodes
-            state = _between(case, self.previous, t)
+            state = case.between(self.previous, t)
             values, found = gradients_at(case.network, state, case.call, target=case.target, plan=self.scheme)
             _require_finite(case, values, t)
             for name in found:
@@ -157,12 +157,6 @@ def _groups(case: Case) -> Iterator[Sequence[int]]:
     while nodes <= settings.max_nodes:
         yield (nodes,)
         nodes *= 2
-
-
-def _between(case: Case, previous: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
-    """θ(t); integer buffers stay at the new global's."""
-    floating = {name: torch.lerp(previous[name], case.new[name], t) for name in case.floating}
-    return {**case.new, **floating}
 
 
 def _judged(

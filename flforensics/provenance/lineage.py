@@ -22,7 +22,14 @@ from flforensics.provenance.case import Case, Scores, Settings, network_state
 from flforensics.provenance.chain import Chain, Effect, Link, Reading, Standing, chained
 from flforensics.provenance.ledger import ledger
 from flforensics.provenance.logits import class_logits_of
-from flforensics.provenance.reading import class_names, line_error, prediction, target_of, took_part
+from flforensics.provenance.reading import (
+    class_names,
+    line_error,
+    prediction,
+    require_classes,
+    target_of,
+    took_part,
+)
 from flforensics.provenance.targets import ClassTarget, class_target
 from flforensics.provenance.trace import Questions
 from flforensics.results import InputLineage, Progress, Target, Untraced, Verdict, no_progress
@@ -138,10 +145,12 @@ def _asked(
     calls = tuple(batch.call.to(torch.device(settings.device), settings.dtype) for batch in batches)
     logits = [class_logits_of(network, state, call) for call in calls]
     names = class_names(labels, logits[0].shape[1], settings)
-    true = [[subject.true for subject in batch.subjects] for batch in batches]
+    opponents = [settings.opponents([subject.true for subject in batch.subjects]) for batch in batches]
+    for versus in opponents:
+        require_classes(versus, len(names))
     targets = tuple(
-        class_target(settings.target, one, chosen=settings.chosen, versus=settings.opponents(own))
-        for one, own in zip(logits, true, strict=True)
+        class_target(settings.target, one, chosen=settings.chosen, versus=versus)
+        for one, versus in zip(logits, opponents, strict=True)
     )
     standing = _standing(logits, targets, names)
     if not all(map(math.isfinite, standing.values)):

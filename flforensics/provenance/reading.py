@@ -25,6 +25,16 @@ def took_part(rule: Rule, round_: Round, *, earlier: Sequence[Round]) -> Scene:
     return scene
 
 
+def require_classes(true: Sequence[int | None], classes: int) -> None:
+    """Raises UsageError where an input's true class is none of the model's."""
+    largest = max((one for one in true if one is not None), default=0)
+    if largest >= classes:
+        raise UsageError(
+            f"an input has the true class {largest} and the model has {classes} classes",
+            hint="correct the labels, or [model] in archive.toml",
+        )
+
+
 def class_names(labels: Sequence[str], classes: int, settings: Settings) -> Sequence[str]:
     """A name for each class. Raises UsageError if the labels, or the classes asked for, do not fit the network."""
     if labels and len(labels) != classes:

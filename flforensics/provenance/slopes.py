@@ -1,6 +1,6 @@
 """The target's gradient, averaged along the straight path between a round's two globals."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -29,14 +29,8 @@ def averaged_gradient(case: Case, *, nodes: int, scheme: Plan) -> dict[str, Tens
     previous = started_from(case)
     mean: dict[str, Tensor] = {}
     for node in range(nodes):
-        state = _between(case, previous, (node + 0.5) / nodes)
+        state = case.between(previous, (node + 0.5) / nodes)
         found = sample_gradients(case.network, state, case.call, target=case.target, plan=scheme)
         for name, gradient in found.tensors.items():
             mean[name] = mean[name] + gradient if name in mean else gradient
     return {name: gradient / nodes for name, gradient in mean.items()}
-
-
-def _between(case: Case, previous: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
-    """θ(t); integer buffers stay at the new global's."""
-    floating = {name: torch.lerp(previous[name], case.new[name], t) for name in case.floating}
-    return {**case.new, **floating}

@@ -16,7 +16,14 @@ from flforensics.provenance import METHODS
 from flforensics.provenance.anatomy import with_anatomy
 from flforensics.provenance.case import Case, Player, Scores, Settings, Without, network_state
 from flforensics.provenance.logits import class_logits_of
-from flforensics.provenance.reading import class_names, line_error, prediction, target_of, took_part
+from flforensics.provenance.reading import (
+    class_names,
+    line_error,
+    prediction,
+    require_classes,
+    target_of,
+    took_part,
+)
 from flforensics.provenance.responsible import ROUND, Evidence, responsible
 from flforensics.provenance.tampering import unsearched, with_tamper_bounds
 from flforensics.provenance.targets import class_target
@@ -81,6 +88,7 @@ def trace_round(
     names = class_names(labels, logits.shape[1], settings)
     function = settings.target if "target" in METHODS[settings.method].options else "logit"
     versus = settings.opponents([subject.true for subject in questions.subjects])
+    require_classes(versus, logits.shape[1])
     target = class_target(function, logits, chosen=settings.chosen, versus=versus)
     scene = took_part(rule, round_, earlier=earlier)
     case = Case(round_, rule, scene, network, new, previous, call, target, settings, progress, tuple(earlier))

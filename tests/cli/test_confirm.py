@@ -28,6 +28,15 @@ def test_the_culprit_is_confirmed(run, fixtures):
     assert sum(first["repair"]["others"].values()) == 1
 
 
+def test_another_margin_is_asked_of_the_neighbours_alone(run, last_rounds):
+    def controls(*arguments):
+        return confirmation(run(*TRACE, "input.png", *arguments, "--format", "json", at=last_rounds))["controls"]
+
+    plain, over_four = controls(), controls("--against", 4)
+    assert over_four["other_classes"] == plain["other_classes"]
+    assert over_four["noise"] == plain["noise"]
+
+
 def test_the_seed_is_stated_and_decides(run, last_rounds):
     def controls(*arguments):
         return confirmation(run(*TRACE, "input.png", *arguments, "--format", "json", at=last_rounds))["controls"]

@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from flforensics.errors import UsageError
+from flforensics.fusion import rule_named
 from flforensics.models import class_logits
+from flforensics.provenance.case import Settings
 from flforensics.provenance.targets import class_target
+from flforensics.provenance.trace import Questions, trace_round
+from flforensics.results import Subject
 from tests import oracle
 from tests.provenance.architectures import ARCHITECTURES, make_round
 from tests.provenance.test_anatomy import shares_of
@@ -72,3 +76,18 @@ def test_a_class_that_does_not_exist() -> None:
     architecture = ARCHITECTURES["cnn"]
     with pytest.raises(UsageError, match="--against 3 does not exist"):
         traced(architecture, make_round(architecture.network()), versus=3)
+
+
+def test_a_true_class_that_does_not_exist() -> None:
+    architecture = ARCHITECTURES["cnn"]
+    round_, call = make_round(architecture.network()), architecture.call(2)
+    with pytest.raises(UsageError, match="an input has the true class 3 and the model has 3 classes"):
+        trace_round(
+            round_,
+            rule_named("fedavg"),
+            architecture.network(),
+            Questions(call, (Subject("a", 0, "", 1), Subject("b", 0, "", 3))),
+            settings=Settings(versus="true"),
+            labels=(),
+            replays=True,
+        )

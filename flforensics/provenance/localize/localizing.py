@@ -13,13 +13,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from flforensics.errors import NotComputableError, UsageError
-from flforensics.fusion.rule import Rule, surveyed
+from flforensics.errors import NotComputableError
+from flforensics.fusion.rule import Rule
 from flforensics.gradients import Call
 from flforensics.provenance.case import Case, Settings, network_state
 from flforensics.provenance.localize import LOCALIZERS
 from flforensics.provenance.localize.mispredictions import error_margin
 from flforensics.provenance.logits import class_logits_of
+from flforensics.provenance.reading import require_classes, took_part
 from flforensics.provenance.targets import ClassTarget
 from flforensics.results import Finding, Progress, Silent, no_progress
 from flforensics.rounds import Round
@@ -118,13 +119,7 @@ def case_of(
 ) -> Case:
     """The round on inputs of which no class is asked yet; `labelled` puts others and their classes in."""
     network = network.to(settings.device, settings.dtype).eval().requires_grad_(False)
-    scene = surveyed(rule, round_, earlier=earlier)
-    if not scene.positions:
-        raise NotComputableError(
-            f"round {round_.number} has no client with both a file and a weight",
-            reason="CLIENTS",
-            hint="restore the files and weights of this round; `replay` recovers weights from the files",
-        )
+    scene = took_part(rule, round_, earlier=earlier)
     new = network_state(network, round_.fused, settings=settings)
     previous = None if round_.previous is None else network_state(network, round_.previous, settings=settings)
     call = (call or Call((torch.zeros(0),))).to(torch.device(settings.device), settings.dtype)
@@ -138,11 +133,7 @@ def labelled(case: Case, call: Call, classes: Sequence[int]) -> Batch:
     call = call.to(torch.device(case.settings.device), case.settings.dtype)
     logits = class_logits_of(case.network, case.new, call)
     true = torch.tensor(classes, device=logits.device)
-    if max(classes) >= logits.shape[1]:
-        raise UsageError(
-            f"an input has the true class {max(classes)} and the model has {logits.shape[1]} classes",
-            hint="correct the labels, or [model] in archive.toml",
-        )
+    require_classes(classes, logits.shape[1])
     margins = error_margin(logits, true)
     return Batch(replace(case, call=call, target=margins), (true < 0) | (logits.argmax(1) != true), true)
 

@@ -1,7 +1,7 @@
 """What the tables for people share."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flforensics.report.words import percent, shown
 from flforensics.results import Method, Prediction, RoundReplay, Run, Subject, Target, Untraced, Verdict
@@ -84,6 +84,15 @@ def untraced_line(untraced: Sequence[Untraced]) -> str:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         texts.append(f"{', '.join(shown(name) for name in names[:3])}{more} ({reason})")
     return wrapped(f"Not traced: {'; '.join(texts)}.")
+
+
+def closing_lines(untraced: Sequence[Untraced], warnings: Sequence[str], limits: str) -> Iterator[str]:
+    """What the method left out, what a reader must know besides, and what the report cannot show."""
+    if untraced:
+        yield untraced_line(untraced)
+    for warning in warnings:
+        yield wrapped(f"Warning: {shown(warning)}.")
+    yield wrapped(f"Limits: {limits}")
 
 
 def replay_line(replay: RoundReplay) -> str:

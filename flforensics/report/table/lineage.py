@@ -10,6 +10,7 @@ from tabulate import tabulate
 from flforensics.report import LINEAGE_LIMITS
 from flforensics.report.table.layout import (
     MEANING,
+    closing_lines,
     explained,
     label,
     method_line,
@@ -17,7 +18,6 @@ from flforensics.report.table.layout import (
     said,
     source,
     title,
-    untraced_line,
     wrapped,
 )
 from flforensics.report.words import percent, plural, shown, signed
@@ -44,11 +44,7 @@ def lineage_lines(result: Lineage, top: int | None) -> Iterator[str]:
     yield from _replay_lines(result)
     nodes = nodes_used(round_.nodes for one in result.inputs for round_ in one.rounds)
     yield method_line(result.method, result.run, nodes)
-    if result.untraced:
-        yield untraced_line(result.untraced)
-    for warning in result.warnings:
-        yield wrapped(f"Warning: {shown(warning)}.")
-    yield wrapped(f"Limits: {LINEAGE_LIMITS}")
+    yield from closing_lines(result.untraced, result.warnings, LINEAGE_LIMITS)
 
 
 def _detailed(one: InputLineage, result: Lineage, top: int | None) -> Iterator[str]:

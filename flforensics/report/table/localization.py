@@ -7,7 +7,7 @@ from typing import Any
 from tabulate import tabulate
 
 from flforensics.report import LIMITS
-from flforensics.report.table.layout import replay_line, wrapped
+from flforensics.report.table.layout import closing_lines, replay_line, wrapped
 from flforensics.report.words import percent, plural, shown, signed
 from flforensics.results import Differences, Finding, Localization, Misled, TwoAxes
 
@@ -36,9 +36,7 @@ def localization_lines(result: Localization, top: int | None) -> Iterator[str]:
         if finding.rough:
             inputs = plural(finding.rough, "input")
             yield wrapped(f"Warning: for {inputs}, {finding.method.name} rests on a ledger that did not converge.")
-    for warning in result.warnings:
-        yield wrapped(f"Warning: {shown(warning)}.")
-    yield wrapped(f"Limits: {LIMITS}")
+    yield from closing_lines((), result.warnings, LIMITS)
 
 
 def _block(finding: Finding, top: int | None) -> Iterator[str]:

@@ -11,6 +11,7 @@ from flforensics.report.table.anatomy import anatomy_lines, everything
 from flforensics.report.table.confirmation import GRADES, confirmation_lines, repair_lines
 from flforensics.report.table.counterfactual import COLUMNS, counterfactual_sentence, counterfactual_table
 from flforensics.report.table.layout import (
+    closing_lines,
     explained,
     label,
     method_line,
@@ -19,7 +20,6 @@ from flforensics.report.table.layout import (
     said,
     source,
     title,
-    untraced_line,
     wrapped,
 )
 from flforensics.report.table.summary import summary_lines
@@ -50,11 +50,7 @@ def trace_lines(result: Trace, top: int | None) -> Iterator[str]:
         yield ""
     yield replay_line(result.replay)
     yield _method_line(result)
-    if result.untraced:
-        yield untraced_line(result.untraced)
-    for warning in result.warnings:
-        yield wrapped(f"Warning: {shown(warning)}.")
-    yield wrapped(f"Limits: {LIMITS}")
+    yield from closing_lines(result.untraced, result.warnings, LIMITS)
 
 
 def _detailed(one: InputTrace, result: Trace, top: int | None) -> Iterator[str]:
