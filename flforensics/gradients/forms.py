@@ -3,8 +3,9 @@
     Dense   written out, [n, V]
     Outer   Σ_p l_p ⊗ r_p: what a matrix product leaves behind, positions p times two vectors instead of a matrix
     Rows    the rows of a table that each sample chose, and what came back for them
+    Inner   one of these for the middle of every kernel, whose rim meets nothing but padding
 
-All three answer the same questions: the products ⟨∂f_n/∂θ, d_k⟩ with directions d [k, V], the squared norms, and
+All answer the same questions: the products ⟨∂f_n/∂θ, d_k⟩ with directions d [k, V], the squared norms, and
 the gradient itself. For `Outer` there are two ways to a product. (a) Write the gradient out and multiply:
 2nV(P + k) operations, and nV values that travel to memory and back. (b) Run the layer with the direction for its
 weights on the recorded input and meet what comes out with l: 2nVPk operations. Which is cheaper is counted, not
@@ -13,7 +14,7 @@ Numbers that are written out are used up in pieces that stay in the cache.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -26,7 +27,8 @@ OPERATIONS_PER_BYTE = 10
 A core at 65 GFLOP/s shares 12 GB/s with another; an H200 has 60 TFLOP/s (without TF32) at 4.8 TB/s.
 """
 
-_PIECE = 1 << 20  # values of an intermediate result: one that is larger is fetched from the system each time
+_PIECE = 1 << 20  # values of an intermediate result that stays in the cache
+_REUSED = 7 << 20  # values of a copy: malloc fetches one of more than 32 MB from the system each time
 
 Factors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From what is kept of a call for either side to l [n, G, O, P] and r [n, G, I, P], for G groups."""
@@ -50,6 +52,10 @@ class Gradients(ABC):
     @abstractmethod
     def dense(self) -> "Dense":
         """Written out."""
+
+    @abstractmethod
+    def add_to(self, total: Tensor) -> None:
+        """Written out and added to `total` [n, V], without a copy in between where that can be."""
 
     @abstractmethod
     def products(self, directions: Tensor) -> Tensor:
@@ -93,6 +99,10 @@ class Dense(Gradients):
         """As it is."""
         return self
 
+    def add_to(self, total: Tensor) -> None:
+        """Value by value."""
+        total.add_(self.values)
+
     def products(self, directions: Tensor) -> Tensor:
         """One matrix product."""
         products: Tensor = self.values @ directions.T
@@ -105,7 +115,8 @@ class Dense(Gradients):
 
     def plus(self, other: Gradients) -> Gradients:
         """Added in place: a sum over nodes holds one copy."""
-        return Dense(self.values.add_(other.dense().values))
+        other.add_to(self.values)
+        return self
 
 
 @dataclass(frozen=True)
@@ -140,9 +151,15 @@ class Outer(Gradients):
         return sum(left.numel() for left, _ in self.calls) // (self.count * self.shape[0] * self.shape[1])
 
     def dense(self) -> Dense:
-        """One matrix product for each sample and group, over all positions of all calls."""
-        left, right = self._factors()
-        return Dense((left @ right.mT).flatten(1))
+        """One matrix product for each sample and group, over the positions of all calls."""
+        (left, right), *others = self._factors()
+        total = (left @ right.mT).flatten(1)
+        self._add_products(total, others)
+        return Dense(total)
+
+    def add_to(self, total: Tensor) -> None:
+        """The same products, added where they belong."""
+        self._add_products(total, self._factors())
 
     def products(self, directions: Tensor) -> Tensor:
         """The cheaper way for this many directions."""
@@ -152,9 +169,9 @@ class Outer(Gradients):
 
     def squares(self) -> Tensor:
         """Σ_pq (l_p·l_q)(r_p·r_q) where that is less work than writing the matrix out."""
-        left, right = self._factors()
         groups, rows, columns = self.shape
         if groups == 1 and self.positions * (rows + columns) < rows * columns:
+            left, right = _side_by_side(self._factors())
             gram = (left.mT @ left) * (right.mT @ right)
             return gram.double().sum((1, 2, 3)).clamp(min=0)
         return torch.stack([Dense(part).squares() for _, part in self._pieces()]).sum(0)
@@ -173,7 +190,7 @@ class Outer(Gradients):
         fits = self.count * self.width <= room
         if fits and kept < again and not self.evaluating_is_cheaper(directions):
             return self.dense()
-        return Outer((self._factors(),), _as_they_are, self.shape)
+        return Outer(tuple(self._factors()), _as_they_are, self.shape)
 
     def evaluating_is_cheaper(self, directions: int) -> bool:
         """Whether (b) costs less than (a), for one sample, in operations."""
@@ -192,39 +209,124 @@ class Outer(Gradients):
 
     def evaluated(self, directions: Tensor) -> Tensor:
         """(b): r goes through the directions' matrices, and what comes out meets l."""
-        left, right = self._factors()
         groups, rows, columns = self.shape
-        count, positions = self.count, left.shape[-1]
-        inputs = right.permute(1, 0, 3, 2).reshape(groups, count * positions, columns)
-        step = max(1, _PIECE // max(1, count * positions * groups * rows))
-        parts = []
-        for some in torch.split(directions, step):
-            matrices = some.reshape(-1, groups, rows, columns).transpose(0, 1).reshape(groups, -1, columns)
-            outputs = (inputs @ matrices.mT).reshape(groups, count, positions, len(some), rows)
-            parts.append(torch.einsum("gnpko,ngop->nk", outputs, left))
-        return torch.cat(parts, 1)
+        total = directions.new_zeros(self.count, len(directions))
+        for left, right in self._factors():
+            positions = left.shape[-1]
+            inputs = right.permute(1, 0, 3, 2).reshape(groups, self.count * positions, columns)
+            step = max(1, _PIECE // max(1, self.count * positions * groups * rows))
+            for start in range(0, len(directions), step):
+                matrices = directions[start : start + step].reshape(-1, groups, rows, columns).transpose(0, 1)
+                some = matrices.shape[1]
+                outputs = inputs @ matrices.reshape(groups, some * rows, columns).mT
+                met = torch.einsum("gnpko,ngop->nk", outputs.view(groups, -1, positions, some, rows), left)
+                total[:, start : start + some] += met
+        return total
+
+    def _add_products(self, total: Tensor, factors: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Add Σ_p l_p ⊗ r_p to `total` [n, V] in place."""
+        matrices = total.view(-1, *self.shape[1:])
+        for left, right in factors:
+            matrices.baddbmm_(left.flatten(0, 1), right.flatten(0, 1).mT)
 
     def _pieces(self) -> Iterator[tuple[slice, Tensor]]:
         """The gradient by columns of [n, V]: some rows of the one matrix, or some whole groups."""
-        left, right = self._factors()
+        factors = self._factors()
         groups, rows, columns = self.shape
-        if groups == 1:
-            step = max(1, _PIECE // (self.count * columns))
-            for start in range(0, rows, step):
-                part = left[:, 0, start : start + step] @ right[:, 0].mT
-                yield slice(start * columns, (start + part.shape[1]) * columns), part.flatten(1)
-            return
-        size = rows * columns
-        step = max(1, _PIECE // (self.count * size))
-        for start in range(0, groups, step):
-            part = left[:, start : start + step] @ right[:, start : start + step].mT
-            yield slice(start * size, (start + part.shape[1]) * size), part.flatten(1)
+        along, size = (2, columns) if groups == 1 else (1, rows * columns)
+        step, whole = max(1, _PIECE // (self.count * size)), rows if groups == 1 else groups
+        for start in range(0, whole, step):
+            (left, right), *others = [_some(pair, along, start, min(step, whole - start)) for pair in factors]
+            part = left @ right.mT
+            for left, right in others:
+                part.flatten(0, 1).baddbmm_(left.flatten(0, 1), right.flatten(0, 1).mT)
+            part = part.flatten(1)
+            yield slice(start * size, start * size + part.shape[1]), part
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        """l [n, G, O, P] and r [n, G, I, P] of all calls, positions side by side; each r_p lies together."""
+    def _factors(self) -> list[tuple[Tensor, Tensor]]:
+        """l [n, G, O, P] and r [n, G, I, P] of all calls, positions side by side where that is a small copy."""
         pairs = [self.factors(*call) for call in self.calls]
-        left = pairs[0][0] if len(pairs) == 1 else torch.cat([left for left, _ in pairs], -1)
-        return left, torch.cat([right.mT for _, right in pairs], -2).mT
+        small = sum(side.numel() for pair in pairs for side in pair) <= _REUSED
+        return [_side_by_side(pairs)] if small else pairs
+
+
+def _side_by_side(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The positions of all pairs as those of one; each r_p lies together."""
+    left = pairs[0][0] if len(pairs) == 1 else torch.cat([left for left, _ in pairs], -1)
+    return left, torch.cat([right.mT for _, right in pairs], -2).mT
+
+
+def _some(pair: tuple[Tensor, Tensor], axis: int, start: int, length: int) -> tuple[Tensor, Tensor]:
+    """Some rows of the matrix (axis 2: only l has them), or some groups (axis 1: both sides have them)."""
+    left, right = pair
+    return left.narrow(axis, start, length), right.narrow(axis, start, length) if axis == 1 else right
+
+
+@dataclass(frozen=True)
+class Inner(Gradients):
+    """Kernels whose rim only ever met padding, so that its gradient is 0: `inner` is that of the `box` inside.
+
+    `shape` is the whole tensor's, (kernels, *axes of one kernel).
+    """
+
+    inner: Gradients
+    shape: tuple[int, ...]
+    box: tuple[slice, ...]
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """n."""
+        return self.inner.count
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        """V, rims included."""
+        return prod(self.shape)
+
+    @property
+    def held(self) -> int:
+        """Those of the box."""
+        return self.inner.held
+
+    def dense(self) -> Dense:
+        """With zeros around the boxes."""
+        inner = self.inner.dense().values
+        whole = inner.new_zeros(self.count, *self.shape)
+        boxes = self._boxes(whole)
+        boxes.copy_(inner.view(boxes.shape))
+        return Dense(whole.flatten(1))
+
+    def add_to(self, total: Tensor) -> None:
+        """Added to the boxes."""
+        boxes = self._boxes(total.view(-1, *self.shape))
+        boxes.add_(self.inner.dense().values.view(boxes.shape))
+
+    def products(self, directions: Tensor) -> Tensor:
+        """Only the boxes of the directions are looked at."""
+        values = self.inner.width
+        parts = torch.split(directions.reshape(-1, *self.shape), max(1, _REUSED // values))
+        boxes = (self._boxes(part).contiguous().view(-1, values) for part in parts)
+        return torch.cat([self.inner.products(some) for some in boxes], 1)
+
+    def squares(self) -> Tensor:
+        """The rims add nothing."""
+        return self.inner.squares()
+
+    def plus(self, other: Gradients) -> Gradients:
+        """Box to box; a layer called again with inputs of another size has other boxes."""
+        if not isinstance(other, Inner) or other.box != self.box:
+            return self.dense().plus(other)
+        return Inner(self.inner.plus(other.inner), self.shape, self.box)
+
+    def prepared(self, directions: int, *, blocks: int, room: int) -> Gradients:
+        """The boxes' gradients in the form that suits them."""
+        return Inner(self.inner.prepared(directions, blocks=blocks, room=room), self.shape, self.box)
+
+    def _boxes(self, whole: Tensor) -> Tensor:
+        """The boxes of tensors [n, *shape], as a view."""
+        for axis, side in enumerate(self.box, start=2):
+            whole = whole.narrow(axis, side.start, side.stop - side.start)
+        return whole
 
 
 @dataclass(frozen=True)
@@ -252,9 +354,13 @@ class Rows(Gradients):
 
     def dense(self) -> Dense:
         """The whole table for every sample."""
-        table = self.values.new_zeros(self.count * self.shape[0], self.shape[1])
-        table.index_add_(0, self.owners * self.shape[0] + self.rows, self.values)
-        return Dense(table.reshape(self.count, -1))
+        total = self.values.new_zeros(self.count, self.width)
+        self.add_to(total)
+        return Dense(total)
+
+    def add_to(self, total: Tensor) -> None:
+        """Added to the rows that were chosen."""
+        total.view(-1, self.shape[1]).index_add_(0, self.owners * self.shape[0] + self.rows, self.values)
 
     def products(self, directions: Tensor) -> Tensor:
         """The directions' rows are gathered where samples chose them."""

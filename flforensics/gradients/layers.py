@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flforensics.gradients.forms import Dense, Gradients, Outer, Rows
+from flforensics.gradients.forms import Dense, Gradients, Inner, Outer, Rows
 
 Own = Mapping[str, Tensor]
 Found = Mapping[str, Gradients]
@@ -38,8 +38,12 @@ def transposed_linear(_layer: nn.Module, _own: Own, x: Tensor, g: Tensor) -> Fou
 def convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
     """A convolution in one or two dimensions is a Linear layer on its unfolded input, group by group."""
     groups, size = int(layer.groups), own["weight"].shape  # type: ignore[arg-type]
-    shape = (groups, size[0] // groups, prod(size[1:]))
-    return {"weight": Outer(((g, x),), partial(_unfolded, layer), shape), "bias": Dense(g.flatten(2).sum(2))}
+    box = _box(layer, x, g)
+    shape = (groups, size[0] // groups, size[1] * prod(side.stop - side.start for side in box))
+    inner = Outer(((g, x),), partial(_unfolded, layer, box), shape)
+    kernels = (size[0] * size[1], *size[2:])
+    whole = prod(shape) == prod(kernels)
+    return {"weight": inner if whole else Inner(inner, kernels, box), "bias": Dense(g.flatten(2).sum(2))}
 
 
 def dense_convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
@@ -145,16 +149,50 @@ def _features(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return left.mT.unsqueeze(1), right.mT.unsqueeze(1)
 
 
-def _unfolded(layer: nn.Module, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What each output position saw of the input, group by group."""
-    kernel, stride, dilation = (_two(getattr(layer, name)) for name in ("kernel_size", "stride", "dilation"))
+def _box(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[slice, ...]:
+    """Along each axis of a kernel, the taps that meet anything but zeros of the padding at some position.
+
+    On a map of 1 x 1 that is the middle of a 3 x 3 kernel; where padding is not zeros, it is all of them.
+    """
+    if layer.padding_mode != "zeros":
+        return tuple(slice(0, taps) for taps in layer.kernel_size)  # type: ignore[union-attr]
+    axes = zip(x.shape[2:], g.shape[2:], _padding_before(layer), *_geometry(layer), strict=True)
+    return tuple(_met(*axis) for axis in axes)
+
+
+def _met(size: int, positions: int, before: int, taps: int, stride: int, dilation: int) -> slice:
+    """From the first to the last of the taps that meet an input somewhere."""
+    met = [
+        tap
+        for tap in range(taps)
+        if any(0 <= position * stride + tap * dilation - before < size for position in range(positions))
+    ]
+    return slice(met[0], met[-1] + 1) if met else slice(0, taps)
+
+
+def _unfolded(layer: nn.Module, box: tuple[slice, ...], g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the taps of the box saw of the input at each output position, group by group."""
     x, samples, groups = _padded(layer, x), len(x), int(layer.groups)  # type: ignore[arg-type]
+    _, stride, dilation = _geometry(layer)
+    for axis, taps in enumerate(box):
+        span = (g.shape[2 + axis] - 1) * stride[axis] + (taps.stop - taps.start - 1) * dilation[axis] + 1
+        x = x.narrow(2 + axis, taps.start * dilation[axis], span)
+    kernel = tuple(taps.stop - taps.start for taps in box)
     if x.dim() == 3:
         x = x.unsqueeze(2)
-    columns = F.unfold(x, kernel, dilation=dilation, stride=stride)
-    positions = prod(g.shape[2:])
-    right = columns.reshape(samples, groups, -1, columns.shape[-1])[..., :positions]
-    return g.reshape(samples, groups, -1, positions), right
+    columns = F.unfold(x, _two(kernel), dilation=_two(dilation), stride=_two(stride))
+    positions = columns.shape[-1]
+    return g.reshape(samples, groups, -1, positions), columns.reshape(samples, groups, -1, positions)
+
+
+def _geometry(layer: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Taps, stride and dilation along each axis."""
+    return layer.kernel_size, layer.stride, layer.dilation  # type: ignore[return-value]
+
+
+def _padding_before(layer: nn.Module) -> list[int]:
+    """How much is put before the input along each axis."""
+    return layer._reversed_padding_repeated_twice[::2][::-1]  # type: ignore[index, return-value]
 
 
 def _two(sizes: tuple[int, ...]) -> tuple[int, int]:

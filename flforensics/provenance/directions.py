@@ -25,7 +25,7 @@ from flforensics.rounds import RoundTensor
 
 Item = TypeVar("Item")
 
-_LARGEST_BLOCK = 1 << 28
+_LARGEST_BLOCK = 1 << 27
 
 
 @dataclass

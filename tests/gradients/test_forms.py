@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from flforensics.gradients import Block, Call, Gradients, gradients_at, meet, plan
 from flforensics.gradients.forms import Dense, Outer, Rows
-from tests.gradients.test_layers import CASES, Sum, shaken
+from tests.gradients.test_layers import CASES, SLOW_COPY, Sum, shaken
+
+pytestmark = pytest.mark.filterwarnings(SLOW_COPY)
 
 
 def close(left: Tensor, right: Tensor) -> None:
@@ -40,21 +42,29 @@ def test_every_way_to_a_product_and_to_a_norm_is_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_sums_are_the_sums_of_what_is_written_out(name: str) -> None:
+@pytest.mark.parametrize("size", [0, 7 << 20])
+def test_sums_are_the_sums_of_what_is_written_out(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flforensics.gradients.forms._REUSED", size)
     one, two, three = (list(found(name).values()) for _ in range(3))
     for first, second, third in zip(one, two, three, strict=True):
         total = first.dense().values + second.dense().values + third.dense().values
         both = first.plus(second).plus(third)
         close(both.dense().values, total)
         close(both.squares(), total.square().sum(1))
+        directions = torch.randn(5, both.width, dtype=torch.float64)
+        close(both.products(directions), total @ directions.T)
+        if isinstance(both, Outer):
+            close(both.evaluated(directions), total @ directions.T)
+            close(both.written_out(directions), total @ directions.T)
 
 
 def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("linear on positions", "conv2d", "conv2d grouped", "embedding"):
+    for name in ("linear on positions", "conv2d", "conv2d grouped", "conv2d on one pixel", "embedding"):
         gradients = found(name)["0.weight"]
         directions = torch.randn(5, gradients.width, dtype=torch.float64)
         for size in (1, 40, 1 << 20):
             monkeypatch.setattr("flforensics.gradients.forms._PIECE", size)
+            monkeypatch.setattr("flforensics.gradients.forms._REUSED", size)
             close(gradients.products(directions), gradients.dense().values @ directions.T)
             close(gradients.squares(), gradients.dense().values.square().sum(1))
             if isinstance(gradients, Outer):

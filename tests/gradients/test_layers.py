@@ -9,10 +9,14 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from flforensics.gradients import Call, plan, sample_gradients
-from flforensics.gradients.layers import LAYERS
+from flforensics.gradients.forms import Inner
+from flforensics.gradients.layers import LAYERS, convolution
 from tests.oracle import written_out
 
 Make = Callable[[], nn.Module]
+
+SLOW_COPY = "ignore:Using padding='same' with even kernel lengths"
+pytestmark = pytest.mark.filterwarnings(SLOW_COPY)
 
 
 class Sum:
@@ -42,6 +46,16 @@ CASES: dict[str, tuple[Make, Callable[[], Tensor]]] = {
     "conv2d grouped": (lambda: nn.Conv2d(4, 8, 3, groups=4, dilation=2, padding=2), lambda: images(4, 7, 7)),
     "conv2d same": (lambda: nn.Conv2d(2, 3, (3, 5), padding="same"), lambda: images(2, 6, 6)),
     "conv2d reflect": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), lambda: images(2, 6, 6)),
+    "conv2d on one pixel": (lambda: nn.Conv2d(3, 4, 3, padding=1), lambda: images(3, 1, 1)),
+    "conv2d strided to one pixel": (
+        lambda: nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=2),
+        lambda: images(4, 2, 2),
+    ),
+    "conv2d same on a line": (
+        lambda: nn.Conv2d(2, 3, (4, 6), padding="same", dilation=(1, 2)),
+        lambda: images(2, 1, 3),
+    ),
+    "conv1d on two points": (lambda: nn.Conv1d(2, 3, 7, padding=3), lambda: images(2, 2)),
     "conv3d": (lambda: nn.Conv3d(2, 4, 3, padding=1, stride=2, groups=2), lambda: images(2, 5, 4, 6)),
     "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2), lambda: images(4, 5)),
     "transposed 2d": (
@@ -106,6 +120,31 @@ def test_a_rule_equals_automatic_differentiation(name: str) -> None:
         assert set(row) == set(found.tensors)
         for tensor, gradient in row.items():
             torch.testing.assert_close(found.tensors[tensor][index], gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_the_inner_of_a_kernel_holds_exactly_the_taps_that_meet_an_input() -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def some(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=random))
+
+    smaller = 0
+    for _ in range(200):
+        size, taps, stride, dilation = some(1, 5), some(1, 6), some(1, 4), some(1, 3)
+        padding = some(0, (taps - 1) * dilation + 1)
+        if size + 2 * padding < (taps - 1) * dilation + 1:
+            continue
+        layer = nn.Conv1d(1, 1, taps, stride=stride, padding=padding, dilation=dilation, bias=False)
+        x = torch.ones(2, 1, size)
+        y = layer(x)
+        gradient = torch.autograd.grad(y.sum(), layer.weight)[0].flatten()
+        found = convolution(layer, layer.state_dict(), x, torch.ones_like(y))["weight"]
+        met = gradient.nonzero().flatten().tolist()
+        box = found.box[0] if isinstance(found, Inner) else slice(0, taps)
+        assert box == (slice(met[0], met[-1] + 1) if met else slice(0, taps))
+        torch.testing.assert_close(found.dense().values, gradient.expand(2, -1) / 2)
+        smaller += isinstance(found, Inner)
+    assert smaller > 20
 
 
 def test_every_rule_has_a_case() -> None:
