@@ -70,9 +70,9 @@ def _offline_transformers() -> ModuleType:
 
 
 def _classifier(transformers: ModuleType, name: str) -> Any:
-    names = [known for known in dir(transformers) if _is_classifier(known)]
-    found = getattr(transformers, name) if name in names else None
+    found = getattr(transformers, name, None) if _is_classifier(name) else None
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+        names = [known for known in dir(transformers) if _is_classifier(known)]  # takes half a second
         raise refused("model", f"transformers has no classifier {shown(name)}", hint=closest(name, names))
     return found
 

@@ -14,16 +14,15 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from flforensics.errors import NotComputableError
 from flforensics.gradients import Tap, record, tensors_met
 from flforensics.gradients.layers import rule_of
 from flforensics.gradients.plan import passing, rule_gradients
-from flforensics.gradients.record import output_of
 from flforensics.provenance.case import Case, Scores
 from flforensics.provenance.chunks import in_chunks
 from flforensics.provenance.directions import Models, ahead
+from flforensics.provenance.many_models import layer_products
 from flforensics.provenance.profile import PASSES, PRODUCTS
 
 TRACED = (
@@ -36,6 +35,7 @@ TRACED = (
 """The classes that the published code traces, by name, so that none of their packages is imported here."""
 
 _OUTPUTS = 8  # how many values a layer works with at a time for one of its output
+_READ_AT_ONCE = 1 << 26  # bytes of weights and outputs: the next clients' are read beside these ones' work
 _NOT_TRACED = "tracefl traces Linear, Conv2d, LayerNorm, Conv1D and BertLayer only"
 _NOT_CALLED = "its layer is not called as a module, so that there is nothing to observe"
 
@@ -119,20 +119,11 @@ class _Observed:
 
     def _evaluated(self, case: Case, taps: list[Tap]) -> Tensor:
         """A layer that is not affine runs with every client's weights on the global's input, without a mask."""
-        module = taps[0].module
-
-        def output(own: Mapping[str, Tensor], x: Tensor) -> Tensor:
-            found = output_of(functional_call(module, dict(own), (x,)))
-            assert found is not None
-            return found
-
         total = self._nothing(case)
         with torch.no_grad():
             for lines, weights in ahead(self._weights(taps[0])):
                 for tap in taps:
-                    outputs = vmap(output, in_dims=(0, None))(weights, tap.arguments[0])
-                    met = torch.einsum("knf,nf->nk", outputs.flatten(2), tap.gradient.flatten(1))
-                    total[:, lines] += met.double()
+                    total[:, lines] += layer_products(tap.module, weights, tap.arguments[0], tap.gradient).double()
         return total
 
     def _weights(self, tap: Tap) -> Iterator[tuple[slice, Mapping[str, Tensor]]]:
@@ -140,7 +131,7 @@ class _Observed:
         names = {short: f"{tap.name}.{short}" for short in _floating_names(tap.module)}
         settings = self.case.settings
         values = sum(self.case.new[name].numel() for name in names.values()) + _OUTPUTS * tap.gradient.numel()
-        step = max(1, settings.memory // 8 // (values * settings.dtype.itemsize))
+        step = max(1, min(settings.memory // 8, _READ_AT_ONCE) // (values * settings.dtype.itemsize))
         for start in range(0, self.models.lines, step):
             lines = slice(start, min(start + step, self.models.lines))
             factors = self.factors[lines].to(settings.dtype)

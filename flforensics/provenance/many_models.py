@@ -1,0 +1,123 @@
+"""One layer with the weights of many clients, all on the same input, met with the gradient of its output.
+
+Any layer can be run so by `torch.func.vmap`. Hugging Face's BertLayer, which TraceFL observes as a whole, is
+written out too: a few large matrix products for several clients at a time, and only for the positions that have a
+gradient. In the last layer of a classifier that is the first position alone, and most of the work falls away. What
+is written out is compared with the layer itself, for one client and input, before it is used.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from flforensics.gradients.record import output_of
+
+Weights = Mapping[str, Tensor]
+"""The layer's own floating-point tensors by name, each [k, *shape] for k clients."""
+
+_BERT_LAYER = "transformers.models.bert.modeling_bert.BertLayer"
+_CACHED = 1 << 22  # values of an intermediate result that stays near the processor
+_ALIKE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+def layer_products(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tensor) -> Tensor:
+    """⟨g_n, layer(x_n; θ_k)⟩ for inputs x [N, ...], gradients g of the output [N, ...] and k clients, [N, k]."""
+    if not written_out_is_right(layer, weights, x):
+        outputs = _outputs(layer, weights, x)
+        return torch.einsum("knf,nf->nk", outputs.flatten(2), gradient.flatten(1))
+    positions = gradient.flatten(2).abs().amax((0, 2)).nonzero().flatten()
+    asked = gradient.index_select(1, positions).flatten(1)
+    found = gradient.new_zeros(len(x), len(next(iter(weights.values()))))
+    for rows, lines in _blocks(weights, x) if len(positions) else ():
+        outputs = _bert_layer(_Own(layer, weights, lines), x[rows], positions)
+        found[rows, lines] = torch.einsum("knf,nf->nk", outputs.flatten(2), asked[rows])
+    return found
+
+
+def _outputs(layer: nn.Module, weights: Weights, x: Tensor) -> Tensor:
+    """What the layer itself returns, without a mask, as published: [k, N, ...]."""
+
+    def output(own: Weights, given: Tensor) -> Tensor:
+        found = output_of(functional_call(layer, dict(own), (given,)))
+        assert found is not None
+        return found
+
+    return vmap(output, in_dims=(0, None))(dict(weights), x)
+
+
+def written_out_is_right(layer: nn.Module, weights: Weights, x: Tensor) -> bool:
+    """Whether this is a BertLayer as it is written out here."""
+    kind = type(layer)
+    if f"{kind.__module__}.{kind.__qualname__}" != _BERT_LAYER or layer.is_decoder:
+        return False
+    first = {name: tensor[:1] for name, tensor in weights.items()}
+    positions = torch.arange(x.shape[1], device=x.device)
+    found, truth = _bert_layer(_Own(layer, first, slice(0, 1)), x[:1], positions), _outputs(layer, first, x[:1])
+    return bool((found - truth).abs().max() <= _ALIKE[x.dtype] * truth.abs().max())
+
+
+def _blocks(weights: Weights, x: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Inputs and clients whose intermediate results stay near the processor."""
+    widest = max(weights["intermediate.dense.bias"].shape[1], x.shape[2])
+    inputs, clients = len(x), len(weights["intermediate.dense.bias"])
+    rows = min(inputs, max(1, _CACHED // (x.shape[1] * widest)))
+    lines = max(1, _CACHED // (rows * x.shape[1] * widest))
+    for start in range(0, inputs, rows):
+        for first in range(0, clients, lines):
+            yield slice(start, min(start + rows, inputs)), slice(first, min(first + lines, clients))
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A layer with the weights of some of the clients."""
+
+    layer: nn.Module
+    weights: Weights
+    lines: slice
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One tensor of these clients, [k, *shape]."""
+        return self.weights[name][self.lines]
+
+    @property
+    def clients(self) -> int:
+        """k."""
+        return len(self["output.dense.bias"])
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        """Every client's Linear layer on x [k, P, in] or on the same x [P, in] for all: [k, P, out]."""
+        weight, bias = self[f"{name}.weight"], self[f"{name}.bias"]
+        return torch.baddbmm(bias[:, None], x.expand(len(weight), *x.shape[-2:]), weight.mT)
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        """Every client's LayerNorm on x [k, P, features]."""
+        module = self.layer.get_submodule(name)
+        normalised = F.layer_norm(x, x.shape[-1:], eps=module.eps)  # type: ignore[arg-type]
+        return normalised.mul_(self[f"{name}.weight"][:, None]).add_(self[f"{name}.bias"][:, None])
+
+
+def _bert_layer(own: _Own, x: Tensor, positions: Tensor) -> Tensor:
+    """Self-attention and feed-forward, each added to what went in and normalised: [k, n, positions, features]."""
+    asked = x.index_select(1, positions)
+    shape = (own.clients, len(x), len(positions), -1)
+    seen = own.linear("attention.output.dense", _attention(own, x, asked))
+    attended = own.norm("attention.output.LayerNorm", seen.add_(asked.flatten(0, 1)))
+    active = own.layer.intermediate.intermediate_act_fn(own.linear("intermediate.dense", attended))  # type: ignore[operator, union-attr]
+    return own.norm("output.LayerNorm", own.linear("output.dense", active).add_(attended)).view(shape)
+
+
+def _attention(own: _Own, x: Tensor, asked: Tensor) -> Tensor:
+    """What the `asked` positions see of x [n, P, features], head by head; [k, n · asked, features]."""
+    heads = int(own.layer.attention.self.num_attention_heads)  # type: ignore[arg-type, union-attr]
+    query, key, value = (
+        own.linear(f"attention.self.{name}", given.flatten(0, 1))
+        .view(own.clients * len(x), given.shape[1], heads, -1)
+        .transpose(1, 2)
+        for name, given in (("query", asked), ("key", x), ("value", x))
+    )
+    seen = F.scaled_dot_product_attention(query, key, value)
+    return seen.transpose(1, 2).reshape(own.clients, len(x) * asked.shape[1], -1)

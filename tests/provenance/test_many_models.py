@@ -1,0 +1,87 @@
+"""One layer with many clients' weights: against the layer itself, one client at a time."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertLayer
+
+from flforensics.provenance.many_models import layer_products, written_out_is_right
+
+CLIENTS, INPUTS, LENGTH, WIDTH = 3, 4, 5, 12
+
+
+class Half(BertLayer):
+    """Looks like a BertLayer and is none."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:  # type: ignore[override]
+        found: Tensor = super().forward(hidden_states)
+        return found / 2
+
+
+def layer(kind: type[BertLayer] = BertLayer, **changes: object) -> nn.Module:
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=WIDTH, num_attention_heads=3, intermediate_size=20, **changes)
+    config._attn_implementation = "eager"
+    return kind(config).double().eval().requires_grad_(False)
+
+
+def with_tanh() -> nn.Module:
+    """A BertLayer, by its class, that a part was put into."""
+    found = layer()
+    found.output.dropout = nn.Tanh()  # type: ignore[union-attr]
+    return found
+
+
+def inputs_of(module: nn.Module) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Three clients' weights, inputs, and a gradient at two positions only."""
+    weights = {
+        name: torch.stack([tensor + 0.3 * torch.randn_like(tensor) for _ in range(CLIENTS)])
+        for name, tensor in module.state_dict().items()
+    }
+    x = torch.randn(INPUTS, LENGTH, WIDTH, dtype=torch.float64)
+    gradient = torch.zeros_like(x)
+    gradient[:, [0, 3]] = torch.randn(INPUTS, 2, WIDTH, dtype=torch.float64)
+    gradient[2] = 0
+    return weights, x, gradient
+
+
+def truth(module: nn.Module, weights: dict[str, Tensor], x: Tensor, gradient: Tensor) -> Tensor:
+    columns = []
+    for k in range(CLIENTS):
+        own = {name: tensor[k] for name, tensor in weights.items()}
+        output = functional_call(module, own, (x,))
+        output = output[0] if isinstance(output, tuple) else output
+        columns.append((output * gradient).sum((1, 2)))
+    return torch.stack(columns, 1)
+
+
+@pytest.mark.parametrize("cached", [1, 150, 1 << 22])
+@pytest.mark.parametrize("act", ["gelu", "relu", "gelu_new"])
+def test_a_bert_layer_written_out_is_the_layer(act: str, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flforensics.provenance.many_models._CACHED", cached)
+    module = layer(hidden_act=act, layer_norm_eps=1e-3)
+    weights, x, gradient = inputs_of(module)
+    assert written_out_is_right(module, weights, x)
+    found = layer_products(module, weights, x, gradient)
+    torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", [lambda: layer(Half), with_tanh, lambda: layer(is_decoder=True)])
+def test_what_is_no_plain_bert_layer_is_run_itself(make: Callable[[], nn.Module]) -> None:
+    module = make()
+    weights, x, gradient = inputs_of(module)
+    assert not written_out_is_right(module, weights, x)
+    found = layer_products(module, weights, x, gradient)
+    torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
+
+
+def test_no_gradient_at_all_is_zero() -> None:
+    module = layer()
+    weights, x, gradient = inputs_of(module)
+    assert torch.equal(
+        layer_products(module, weights, x, 0 * gradient), torch.zeros(INPUTS, CLIENTS, dtype=torch.float64)
+    )
