@@ -174,33 +174,40 @@ class _Reading:
             others = 0.0 if parts is None else abs(parts.server) + abs(parts.unexplained)
             movement = float(scores.abs().sum()) + others
             shares = scores / movement if movement else torch.zeros_like(scores)
-        order = scores.argsort(descending=True, stable=True).tolist()
-        return tuple(self._client(index, k, share=float(shares[k]), rank=rank + 1) for rank, k in enumerate(order))
+        order, values, parts_of = scores.argsort(descending=True, stable=True), scores.tolist(), shares.tolist()
+        return tuple(
+            self._client(index, k, score=values[k], share=parts_of[k], rank=rank)
+            for rank, k in enumerate(order.tolist(), start=1)
+        )
 
-    def _client(self, index: int, column: int, *, share: float, rank: int) -> ClientScore:
+    def _client(self, index: int, column: int, *, score: float, share: float, rank: int) -> ClientScore:
         """One line, with what the method adds to it."""
-        player, score = self._players[column], float(self.scores.clients[index, column])
-        weight = sum(self.case.scene.coefficients.values[member] for member in player.members)
+        player, weight, members = self._players[column]
         widths = self.scores.half_widths
         width = None if widths is None else float(widths[index, column])
-        names = tuple(self.case.clients[member].client for member in player.members)
         return ClientScore(
-            player.name,
+            player,
             weight,
             score,
             share,
             rank,
-            members=None if names == (player.name,) else names,
+            members=members,
             interval=None if width is None else (score - width, score + width),
             drop=self._without(self.scores.dropped, index, column),
             refuse=self._without(self.scores.refused, index, column),
         )
 
     @cached_property
-    def _players(self) -> tuple[Player, ...]:
-        """What the columns of the scores are."""
-        alone = tuple(Player(client.client, (k,)) for k, client in enumerate(self.case.clients))
-        return self.scores.players or alone
+    def _players(self) -> list[tuple[str, float, tuple[str, ...] | None]]:
+        """What the columns of the scores are: name, weight, and the members of what is no client alone."""
+        clients, weights = self.case.clients, self.case.scene.coefficients.values
+        alone = tuple(Player(client.client, (k,)) for k, client in enumerate(clients))
+        found = []
+        for player in self.scores.players or alone:
+            names = tuple(clients[member].client for member in player.members)
+            members = None if names == (player.name,) else names
+            found.append((player.name, sum(weights[member] for member in player.members), members))
+        return found
 
     def _without(self, outcomes: Without | None, index: int, column: int) -> Counterfactual | None:
         """What would be without this client, where there is such a thing."""
