@@ -42,7 +42,7 @@ def check_name(file: EvidenceFile, name: Any) -> str:
             reason="KEYS",
             hint="save a dictionary from tensor names to tensors",
         )
-    if not 0 < len(name) <= MAX_NAME or any("\ud800" <= letter <= "\udfff" for letter in name):
+    if not 0 < len(name) <= MAX_NAME or not (name.isascii() or _is_unicode(name)):
         raise refused(
             file,
             f"has an entry with the unusable name {shown(name)}",
@@ -50,6 +50,11 @@ def check_name(file: EvidenceFile, name: Any) -> str:
             hint=f"names are 1 to {MAX_NAME} characters of valid Unicode",
         )
     return name
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether no half of a surrogate pair stands alone in it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def check_shape(file: EvidenceFile, name: str, dimensions: Any) -> tuple[int, ...]:

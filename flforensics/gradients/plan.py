@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,8 @@ def plan(network: nn.Module, state: State, call: Call, *, target: Target) -> Pla
     taps = pair.recorded(layers)
     found = rule_gradients(taps, state, 2)
     statistics = {name for name in found if name.rpartition(".")[2] in _STATISTICS}
-    ruled = {name for name in found if name in statistics or _agrees(found[name], name, truth)}
-    missing = [name for name, gradient in truth.items() if gradient is not None and name not in ruled]
+    ruled = {name for name in found if name in statistics or truth.agrees(found[name], name)}
+    missing = [name for name, gradient in truth.gradients.items() if gradient is not None and name not in ruled]
     local = _located(pair, missing, truth)
     reached = ruled | {name for one in local for name in one.tensors}
     unused = tuple(name for name in _floating(state) if name not in reached)
@@ -113,7 +114,7 @@ class _Pair:
         return _Pair(self.network, self.state, self.call[:1], self.target[:1])
 
 
-def _located(pair: _Pair, missing: list[str], truth: Mapping[str, Tensor | None]) -> tuple[Local, ...]:
+def _located(pair: _Pair, missing: list[str], truth: "_Truth") -> tuple[Local, ...]:
     """For each tensor the smallest module that, run again, gives the right gradient; at last the whole network.
 
     The deepest modules are tried first, so that each is run again once. Raises EvidenceError (INDEPENDENCE) where
@@ -159,7 +160,7 @@ def _right(
     state: State,
     taps: list[Tap],
     alone: list[Tap],
-    truth: Mapping[str, Tensor | None],
+    truth: "_Truth",
 ) -> Local | None:
     """How to run the module again for those of the tensors that it gives the right gradient of.
 
@@ -176,7 +177,7 @@ def _right(
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
             continue
-        right = tuple(name for name in names if _agrees(gradients[name], name, truth))
+        right = tuple(name for name in names if truth.agrees(gradients[name], name))
         if right:
             return Local(module, right, local.sampled, batched)
     return None
@@ -219,30 +220,45 @@ def _own(name: str, module: nn.Module, state: State) -> dict[str, Tensor]:
     return {short: state[full] for short in shorts if (full := _joined(name, short)) in state}
 
 
-def _truth(pair: _Pair) -> dict[str, Tensor | None]:
-    """∂f_0/∂θ for every floating tensor but stored statistics, for which torch has no derivative."""
+@dataclass(frozen=True)
+class _Truth:
+    """∂f_0/∂θ for every floating tensor but stored statistics, for which torch has no derivative.
+
+    None for a tensor that f_0 does not depend on.
+    """
+
+    gradients: Mapping[str, Tensor | None]
+
+    @cached_property
+    def largest(self) -> Tensor:
+        """The largest value of all."""
+        return torch.stack(
+            [one.abs().max() for one in self.gradients.values() if one is not None and one.numel()]
+        ).max()
+
+    def agrees(self, gradients: Gradients, name: str) -> bool:
+        """Equal but for rounding: of the tensor's largest value, or of the network's where all cancels out in it."""
+        expected, found = self.gradients.get(name), gradients.dense().values[0]
+        if expected is None:
+            return not found.any()
+        if not expected.numel():
+            return True
+        noise = _NOISE * torch.finfo(found.dtype).eps * self.largest
+        difference = (found - expected.flatten()).abs().max()
+        return bool(difference <= _TOLERANCE[found.dtype] * expected.abs().max() + noise)
+
+
+def _truth(pair: _Pair) -> _Truth:
+    """By automatic differentiation of one sample."""
     state = pair.state
     names = [name for name in _floating(state) if name.rpartition(".")[2] not in _STATISTICS]
     if not names:
-        return {}
+        return _Truth({})
     leaves = {name: state[name].detach().clone().requires_grad_() for name in names}
     with torch.enable_grad():
         value = pair.target(forward(pair.network, {**state, **leaves}, pair.call))[0]
     gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-    return dict(zip(names, gradients, strict=True))
-
-
-def _agrees(gradients: Gradients, name: str, truth: Mapping[str, Tensor | None]) -> bool:
-    """Equal but for rounding: of the tensor's largest value, or of the network's where all cancels out in it."""
-    expected, found = truth.get(name), gradients.dense().values[0]
-    if expected is None:
-        return not found.any()
-    if not expected.numel():
-        return True
-    largest = torch.stack([one.abs().max() for one in truth.values() if one is not None and one.numel()]).max()
-    noise = _NOISE * torch.finfo(found.dtype).eps * largest
-    difference = (found - expected.flatten()).abs().max()
-    return bool(difference <= _TOLERANCE[found.dtype] * expected.abs().max() + noise)
+    return _Truth(dict(zip(names, gradients, strict=True)))
 
 
 def _floating(state: State) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from typing import TypeVar
 
 import torch
@@ -44,6 +45,10 @@ class Walks(ABC):
     def blocks(self, name: str, staging: Staging) -> Iterator[Block]:
         """The directions in one tensor."""
 
+    def settled(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The blocks with what can only be known here, where they are used, and not where they are read."""
+        return blocks
+
     def walk(self, names: Sequence[str], *, again: bool) -> Iterator[Block]:
         """All blocks of these tensors, the next one read ahead. `again`: another walk may follow.
 
@@ -61,7 +66,7 @@ class Walks(ABC):
         keep = again and self._bytes <= self.case.settings.memory // 4
         staging, profile = Staging(self.case.settings), self.case.settings.profile
         read = profile.counted((block for name in names for block in self.blocks(name, staging)), READING)
-        for block in profile.counted(ahead(read), WAITING):
+        for block in self.settled(profile.counted(ahead(read), WAITING)):
             if keep:
                 self.kept.setdefault(block.name, []).append(replace(block, values=block.values.clone()))
             yield block
@@ -103,30 +108,42 @@ class Directions(Walks):
             yield self._together(name, terms)
             return
         reader, some = Reader(terms, case.settings), self._some(terms.fused.numel())
-        rest, squares = reader.movement, []
         for lines in some:
             scale = torch.tensor(factors[lines], dtype=case.settings.dtype, device=case.settings.device)
             values = reader.updates(lines, staging, used=[factor != 0 for factor in factors[lines]])
-            squares.append((scale * torch.linalg.vector_norm(values, dim=1)).double().square())
-            rest -= scale @ values
             yield Block(name, lines, values, scale, len(some) + 1)
-        self._squares[name] = torch.cat(squares)
         last = slice(terms.count + 1, terms.count + 2)
-        yield Block(name, last, rest.to(case.settings.dtype)[None], self._ones(1), len(some) + 1)
+        yield Block(name, last, reader.movement[None], self._ones(1), len(some) + 1)
+
+    def settled(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The clients' sizes are noted; of the last line, which is read as all that moved, only their rest stays."""
+        for name, of_tensor in groupby(blocks, key=lambda block: block.name):
+            taken: Tensor | float = 0.0
+            squares = []
+            for block in of_tensor:
+                if block.lines.start == self.lines - 1:
+                    yield replace(block, values=(block.values - taken).to(self.case.settings.dtype))
+                    continue
+                clients = slice(0, len(self.case.clients) - block.lines.start)
+                lengths = block.factors[clients] * torch.linalg.vector_norm(block.values[clients], dim=1)
+                squares.append(lengths.double().square())
+                if block.blocks > 1:
+                    taken = taken + (block.factors @ block.values).double()
+                yield block
+            self._squares[name] = torch.cat(squares)
 
     def _together(self, name: str, terms: RoundTensor) -> Block:
         shares = self.case.rule.shares(terms, self.case.scene)
         rows = [*shares.clients, shares.server, shares.unexplained]
         values = torch.stack([row.flatten().to(self.case.settings.dtype) for row in rows])
         values = values.to(self.case.settings.device)
-        self._squares[name] = torch.linalg.vector_norm(values[:-2], dim=1).double().square()
         return Block(name, slice(0, len(rows)), values, self._ones(len(rows)), 1)
 
     def sizes(self) -> Tensor:
         """‖s_k‖ of every client over the whole of θ, [K] in float64; what no walk has met is read now."""
         for name in self.case.floating:
             if name not in self._squares:
-                deque(self.blocks(name, Staging(self.case.settings)), maxlen=0)
+                deque(self._found([name], again=False), maxlen=0)
         return torch.stack([self._squares[name] for name in self.case.floating]).sum(0).sqrt()
 
     @cached_property
