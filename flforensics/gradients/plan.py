@@ -237,7 +237,7 @@ class _Truth:
         ).max()
 
     def agrees(self, gradients: Gradients, name: str) -> bool:
-        """Equal but for rounding: of the tensor's largest value, or of the network's where all cancels out in it."""
+        """Equal but for rounding: of the tensor's largest value, or the network's where all cancels out in it."""
         expected, found = self.gradients.get(name), gradients.dense().values[0]
         if expected is None:
             return not found.any()

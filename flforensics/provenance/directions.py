@@ -64,7 +64,7 @@ class Walks(ABC):
             yield from (block for name in names for block in self.kept[name])
             return
         keep = again and self._bytes <= self.case.settings.memory // 4
-        staging, profile = Staging(self.case.settings), self.case.settings.profile
+        staging, profile = Staging(self.case.settings, self._largest(names)), self.case.settings.profile
         read = profile.counted((block for name in names for block in self.blocks(name, staging)), READING)
         for block in self.settled(profile.counted(ahead(read), WAITING)):
             if keep:
@@ -81,6 +81,13 @@ class Walks(ABC):
         room = min(settings.memory // 8, _LARGEST_BLOCK)
         step = max(1, room // max(1, values * settings.dtype.itemsize))
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+    def _largest(self, names: Sequence[str]) -> int:
+        """The values of the largest block of these tensors."""
+        sizes = [self.case.new[name].numel() for name in names]
+        firsts = ((size, self._some(size)[0]) for size in sizes)
+        largest: int = max(size * (first.stop - first.start) for size, first in firsts)
+        return largest
 
     def _ones(self, count: int) -> Tensor:
         return torch.ones(count, dtype=self.case.settings.dtype, device=self.case.settings.device)
@@ -116,7 +123,7 @@ class Directions(Walks):
         yield Block(name, last, reader.movement[None], self._ones(1), len(some) + 1)
 
     def settled(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        """The clients' sizes are noted; of the last line, which is read as all that moved, only their rest stays."""
+        """Clients' sizes are noted; of the last line, which is read as all that moved, what they leave remains."""
         for name, of_tensor in groupby(blocks, key=lambda block: block.name):
             taken: Tensor | float = 0.0
             squares = []
@@ -182,7 +189,8 @@ class Models(Walks):
     def rows(self, name: str, lines: slice) -> Tensor:
         """Some clients' values of one tensor, [k, *shape], in memory of their own."""
         terms = self.case.scene.read(name)
-        models = Reader(terms, self.case.settings).models(lines, Staging(self.case.settings))
+        staging = Staging(self.case.settings, (lines.stop - lines.start) * terms.fused.numel())
+        models = Reader(terms, self.case.settings).models(lines, staging)
         return models.reshape(-1, *terms.fused.shape)
 
 
@@ -203,7 +211,8 @@ def client_shares(case: Case, name: str, lines: slice) -> Tensor:
         return case.rule.shares(terms, case.scene).clients[lines].to(case.settings.device, case.settings.dtype)
     scale = torch.tensor(factors[lines], dtype=case.settings.dtype, device=case.settings.device)
     used = [factor != 0 for factor in factors[lines]]
-    values = Reader(terms, case.settings).updates(lines, Staging(case.settings), used=used)
+    staging = Staging(case.settings, (lines.stop - lines.start) * terms.fused.numel())
+    values = Reader(terms, case.settings).updates(lines, staging, used=used)
     return values.mul_(scale[:, None]).reshape(-1, *terms.fused.shape)
 
 

@@ -12,14 +12,14 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Staging:
-    """Two pieces of memory that take turns: one is filled while the other is used.
+    """Two pieces of memory for so many `values` each that take turns: one is filled while the other is used.
 
     For a GPU they are pinned, and each is filled again only after it was copied.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, values: int) -> None:
         self._device, self._dtype = torch.device(settings.device), settings.dtype
-        self._rows = [self._new(0), self._new(0)]
+        self._rows = [self._new(values), self._new(values)]
         pinned = self._device.type == "cuda"
         self._copied = [torch.Event(self._device), torch.Event(self._device)] if pinned else []
         self._turn = 0
@@ -29,8 +29,6 @@ class Staging:
         self._turn = 1 - self._turn
         if self._copied:
             self._copied[self._turn].synchronize()
-        if self._rows[self._turn].numel() < rows * width:
-            self._rows[self._turn] = self._new(rows * width)
         return self._rows[self._turn][: rows * width].view(rows, width)
 
     def sent(self, rows: Tensor) -> Tensor:

@@ -39,8 +39,9 @@ def test_the_loop_computes_what_tracefl_computes(case: Case, tmp_path: Path) -> 
 
 def test_the_limit_is_the_sum_of_its_parts() -> None:
     work = Work(bytes=6000, products=800)
-    assert seconds_at_best(work, Rates(1000.0, 2.0, 100.0, None), passes=3) == 6 + 3 * 2 + 8
-    assert seconds_at_best(work, Rates(1000.0, 2.0, 100.0, 500.0), passes=1) == 12 + 2 + 8
+    assert seconds_at_best(work, Rates(1000.0, 2.0, 100.0, 300.0, None), passes=3) == 6 + 3 * 2 + 8
+    assert seconds_at_best(work, Rates(1000.0, 2.0, 100.0, 300.0, 500.0), passes=1) == 12 + 2 + 8
+    assert seconds_at_best(work, Rates(1000.0, 2.0, 100.0, 300.0, None), passes=1, hashing_on=2) == 6 + 2 + 8 + 10
 
 
 def test_the_work_of_an_archive_counts_every_file_and_value(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_the_work_of_an_archive_counts_every_file_and_value(tmp_path: Path) -> N
     rates = measured_rates(
         folder, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 2)), inputs_of(case), device="cpu"
     )
-    assert min(rates.reading, rates.passing, rates.multiplying) > 0
+    assert min(rates.reading, rates.passing, rates.multiplying, rates.hashing) > 0
     assert rates.copying is None
 
 

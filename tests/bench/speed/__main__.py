@@ -1,6 +1,7 @@
 """`make bench-speed`: ratios, fractions of the limit and memory, as JSON and as a table."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,20 +36,27 @@ def main() -> None:
 @click.option(
     "--output", type=click.Path(path_type=Path), default=_RESULTS, help="JSON; the table lies beside it."
 )
+@click.option(
+    "--only", default="", metavar="PATTERN", help="Measure only cases whose name matches; keep the others."
+)
 @_device
-def compare(scale: str, repeats: int, seconds: float, output: Path, device: str) -> None:
+def compare(scale: str, repeats: int, seconds: float, output: Path, only: str, device: str) -> None:
     """Write each case's archive, measure, and delete it again; results are written after every case.
 
-    The README is made to quote what lies at the default output.
+    Cases that were measured before, on the same machine, stay as they are where they are not measured again. The
+    README is made to quote what lies at the default output.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
-    found: list[dict[str, object]] = []
-    results: dict[str, Any] = {"scale": scale, "machine": machine(device), "cases": found}
+    known = _known(output, scale, machine(device)) if only else {}
     for case in SCALES[scale]:
-        found.append(_measured(case, Measurement(repeats, seconds, device)))
+        if not re.search(only, case.name):
+            continue
+        known[case.name] = _measured(case, Measurement(repeats, seconds, device))
+        cases = [known[one.name] for one in SCALES[scale] if one.name in known]
+        results = {"scale": scale, "machine": machine(device), "cases": cases}
         output.write_text(json.dumps(results, indent=1) + "\n")
         output.with_suffix(".md").write_text(markdown(results))
-    table = markdown(results)
+    table = output.with_suffix(".md").read_text()
     if output == _RESULTS:
         _README.write_text(quoting(_README.read_text(), table))
     click.echo(table)
@@ -71,6 +79,13 @@ def _measured(case: Case, how: Measurement) -> dict[str, object]:
         return compared(write_case(_FOLDER, case), case, how, _say)
     finally:
         shutil.rmtree(_FOLDER, ignore_errors=True)
+
+
+def _known(output: Path, scale: str, here: dict[str, Any]) -> dict[str, dict[str, object]]:
+    """The cases of this scale that were measured here before, by name."""
+    before = json.loads(output.read_text()) if output.exists() else {}
+    same = before.get("scale") == scale and before.get("machine") == here
+    return {case["case"]: case for case in before["cases"]} if same else {}
 
 
 def _say(line: str) -> None:

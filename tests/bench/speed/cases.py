@@ -18,7 +18,8 @@ class Subject:
 class Case:
     """A subject with a number of clients, of whose files `distinct` differ, and a number of inputs.
 
-    `loop`: whether the paper's loop, which holds every client's model, is run beside ours.
+    `loop`: whether the paper's loop, which holds every client's model, is run beside ours. `memory` is what
+    ours may take, in bytes: by default what the command takes where 16 GiB are free.
     """
 
     subject: Subject
@@ -26,11 +27,13 @@ class Case:
     inputs: int
     distinct: int
     loop: bool = True
+    memory: int = 4 << 30
 
     @property
     def name(self) -> str:
         """For people, and for the one process that is told which case to measure."""
-        return f"{self.subject.name}, {self.clients:,} clients x {self.inputs:,} inputs"
+        limit = "" if self.memory == Case.memory else f", --memory {self.memory >> 30}GB"
+        return f"{self.subject.name}, {self.clients:,} clients x {self.inputs:,} inputs{limit}"
 
 
 def _torchvision(name: str) -> dict[str, Any]:
@@ -70,7 +73,9 @@ _QUICK = (Case(CNN, 50, 200, 50), Case(RESNET_32, 50, 100, 20), Case(BERT_4, 50,
 _DEFAULT = (
     *_QUICK,
     Case(RESNET_32, 10, 1, 10),
+    Case(RESNET_32, 250, 32, 20, loop=False),
     Case(RESNET_32, 1000, 32, 20, loop=False),
+    Case(RESNET_32, 50, 1000, 20, loop=False, memory=2 << 30),
     Case(RESNET_224, 10, 10, 10),
     Case(DENSENET, 10, 10, 10),
     Case(BERT_BASE, 10, 10, 5),

@@ -1,9 +1,10 @@
 """How fast this machine could be at best: bytes read once, passes, and multiply-adds, each at its measured rate.
 
-The files hold the type that is computed in, so that nothing has to be converted. Hashing runs beside the rest and
-does not count.
+The files hold the type that is computed in, so that nothing has to be converted. Where files are hashed too, that
+takes one core's time beside the rest: all cores together then have that much more to do.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,12 +27,14 @@ _REPEATED = 3
 class Rates:
     """What was measured: bytes/s read, seconds for a forward and backward pass of all inputs, multiply-adds/s.
 
-    `copying` is bytes/s from pinned memory to the device, None where there is none.
+    `hashing` is bytes/s of SHA-256 on one core; `copying` is bytes/s from pinned memory to the device, None where
+    there is none.
     """
 
     reading: float
     passing: float
     multiplying: float
+    hashing: float
     copying: float | None
 
 
@@ -43,10 +46,14 @@ class Work:
     products: int
 
 
-def seconds_at_best(work: Work, rates: Rates, *, passes: int) -> float:
-    """The sum of the parts; a copy to the device runs beside the reading, so that the slower of them counts."""
+def seconds_at_best(work: Work, rates: Rates, *, passes: int, hashing_on: int | None = None) -> float:
+    """The sum of the parts; a copy to the device runs beside the reading, so that the slower of them counts.
+
+    `hashing_on` so many cores, the hashing of every byte is divided among them too.
+    """
     transfer = max(work.bytes / rates.reading, work.bytes / (rates.copying or float("inf")))
-    return transfer + passes * rates.passing + work.products / rates.multiplying
+    hashing = 0.0 if hashing_on is None else work.bytes / rates.hashing / hashing_on
+    return transfer + passes * rates.passing + work.products / rates.multiplying + hashing
 
 
 def work_of(folder: Path, network: nn.Module, *, inputs: int, clients: int) -> Work:
@@ -60,9 +67,10 @@ def measured_rates(folder: Path, network: nn.Module, call: Call, *, device: str)
     read = sum(path.stat().st_size for path in files_of(folder))
     reading = _best(lambda: _read(folder), device)
     passing = _best(lambda: _pass(network, call, device), device)
-    square = torch.randn(_SIDE, _SIDE, device=device)
+    square, block = torch.randn(_SIDE, _SIDE, device=device), bytes(16 * _BLOCK)
     multiplying = _best(lambda: square @ square, device)
-    return Rates(read / reading, passing, _SIDE**3 / multiplying, _copying(device))
+    hashing = _best(lambda: hashlib.sha256(block).digest(), device)
+    return Rates(read / reading, passing, _SIDE**3 / multiplying, len(block) / hashing, _copying(device))
 
 
 def _read(folder: Path) -> None:

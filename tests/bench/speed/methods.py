@@ -22,19 +22,19 @@ from tests.bench.speed.paper_loop import provenance
 
 Run = Callable[[Path, Case, Call, str], Tensor]
 
-_MEMORY = 4 << 30  # what the command takes where 16 GiB are free
-
 
 @dataclass(frozen=True)
 class Method:
     """From an archive's folder, a case, its inputs and a device to scores [N, K].
 
-    `passes` are needed for each input, where their number is fixed; `memory`: whether it is measured.
+    `passes` are needed for each input, where their number is fixed; `memory`: whether it is measured; `hashing`:
+    whether every file is hashed too.
     """
 
     run: Run
     passes: int | None = None
     memory: bool = True
+    hashing: bool = False
 
 
 def _ours(hashing: bool = False, **settings: object) -> Run:
@@ -47,7 +47,7 @@ def _ours(hashing: bool = False, **settings: object) -> Run:
                 rule_of(fusion_specification(archive.manifest.fusion)),
                 network_of(archive, factory=None),
                 Questions(call, tuple(Named(str(n), n, "", None) for n in range(call.count))),
-                settings=Settings(device=device, memory=_MEMORY, **settings),  # type: ignore[arg-type]
+                settings=Settings(device=device, memory=case.memory, **settings),  # type: ignore[arg-type]
                 labels=(),
                 replays=True,
             )
@@ -80,7 +80,7 @@ METHODS: dict[str, Method] = {
     LOOP: Method(_loop(1), memory=False),
     BATCHED: Method(_loop(50)),
     TRACEFL: Method(_ours(method="tracefl"), passes=1),
-    HASHED: Method(_ours(hashing=True, method="tracefl"), passes=1, memory=False),
+    HASHED: Method(_ours(hashing=True, method="tracefl"), passes=1, memory=False, hashing=True),
     LEDGER_8: Method(_ours(nodes=8), passes=8),
     LEDGER: Method(_ours()),
     HASHING: Method(_hashing, memory=False),
