@@ -46,6 +46,8 @@ from flforensics.rounds import ClientModel, Round, RoundTensor, StoredModel
 EARLIER = 10
 """How many of its earlier rounds a client is compared with, at most."""
 
+_USUAL, _DEPARTURE = 0, 1
+
 
 @dataclass(frozen=True)
 class Departures:
@@ -53,16 +55,14 @@ class Departures:
 
     `scores` [N, K]: the departures, in the target's unit. `shares` [N, K + 2]: these, the server's and the
     unexplained line as shares of the movement; `usual` [N, K]: the usual updates' shares. `distances` [K]: how far
-    each update departs, √(r_k/median), 1 being usual; NaN for a client of which nothing earlier is known.
-    `replaced` [N, K]: the class predicted had the client sent its usual update, −1 where nothing finite is.
-    `rough` counts the inputs whose ledger did not converge.
+    each update departs, √(r_k/median), 1 being usual; NaN for a client of which nothing earlier is known. `rough`
+    counts the inputs whose ledger did not converge.
     """
 
     scores: Tensor
     shares: Tensor
     usual: Tensor
     distances: Tensor
-    replaced: Tensor
     rough: int
 
 
@@ -120,11 +120,9 @@ def departure(case: Case, known: Sequence[Habit]) -> Departures:
             hint="choose a later round, or use --method mispredictions",
         )
     kept, distances = _kept(case, known)
-    halves = split(case, known)
-    scores = ledger(halves)
+    scores = ledger(split(case, known))
     require_finite(case, scores.clients[:, 1::2], "scores")
     rows, factors = shares_of(scores), torch.cat([kept, torch.ones(2, dtype=torch.float64)])
-    without = possible_drops(halves, class_logits_of(case.network, case.new, case.call))
     lines = scores.lines
     rough = 0 if lines is None or lines.converged is None else int((~lines.converged).sum())
     return Departures(
@@ -132,9 +130,18 @@ def departure(case: Case, known: Sequence[Habit]) -> Departures:
         torch.cat([rows[:, 1:-2:2], rows[:, -2:]], 1) * factors,
         rows[:, 0:-2:2],
         distances,
-        torch.where(torch.isfinite(without.change), without.classes, -1)[:, 1::2].cpu(),
         rough,
     )
+
+
+def replaced(case: Case, known: Sequence[Habit]) -> Tensor:
+    """The class predicted had a client sent its usual update, [N, K]; −1 where that model's target is not finite.
+
+    Raises NotComputableError (PREVIOUS, RULE).
+    """
+    departing = split(case, known, parts=(_DEPARTURE,))
+    without = possible_drops(departing, class_logits_of(case.network, case.new, case.call))
+    return torch.where(torch.isfinite(without.change), without.classes, -1).cpu()
 
 
 def _kept(case: Case, known: Sequence[Habit]) -> tuple[Tensor, Tensor]:
@@ -173,21 +180,24 @@ def _update(round_: Round, client: ClientModel, name: str) -> Tensor:
     return stored - terms.previous.double()
 
 
-def split(case: Case, known: Sequence[Habit]) -> Case:
-    """The case in which every client is two, its usual update (even columns) and its departure (odd ones)."""
-    halves = tuple(
+def split(case: Case, known: Sequence[Habit], *, parts: Sequence[int] = (_USUAL, _DEPARTURE)) -> Case:
+    """The case in which these parts of every client's update stand for it, one after the other."""
+    clients = tuple(
         replace(client, model=StoredModel(_Part(habit, part), client.client))
         for client, habit in zip(case.clients, known, strict=True)
-        for part in (0, 1)
+        for part in parts
     )
-    round_ = replace(case.round, clients=halves, values="delta")
-    scene = replace(case.scene, positions=tuple(range(len(halves))), read=lambda name: round_.tensor(name, halves))
-    return replace(case, round=round_, scene=scene, rule=cast("Rule", _Halved(case.rule, case.scene)))
+    round_ = replace(case.round, clients=clients, values="delta")
+    scene = replace(
+        case.scene, positions=tuple(range(len(clients))), read=lambda name: round_.tensor(name, clients)
+    )
+    rule = cast("Rule", _Parted(case.rule, case.scene, len(parts)))
+    return replace(case, round=round_, scene=scene, rule=rule)
 
 
 @dataclass(frozen=True)
 class _Part(Mapping[str, Tensor]):
-    """One half of a client's update as a checkpoint: computed when read."""
+    """One part of a client's update as a checkpoint: computed when read."""
 
     habit: Habit
     part: int
@@ -206,17 +216,18 @@ class _Part(Mapping[str, Tensor]):
 
 
 @dataclass(frozen=True)
-class _Halved:
-    """The rule on halves of updates: both have the factor that the whole had, c_k as it was realised.
+class _Parted:
+    """The rule on parts of updates: each has the factor that the whole had, c_k as it was realised.
 
     That is all of a rule that shares need.
     """
 
     rule: Rule
     scene: Scene
+    parts: int
 
     def factors(self, terms: RoundTensor, _scene: Scene) -> Sequence[float]:
-        """c_k twice. Raises NotComputableError (RULE)."""
+        """c_k for every part. Raises NotComputableError (RULE)."""
         found = self.rule.factors(self.scene.read(terms.name), self.scene)
         if found is None:
             raise NotComputableError(
@@ -225,10 +236,10 @@ class _Halved:
                 reason="RULE",
                 hint="use --method mispredictions",
             )
-        return [factor for factor in found for _ in range(2)]
+        return [factor for factor in found for _ in range(self.parts)]
 
     def shares(self, terms: RoundTensor, scene: Scene) -> Shares:
-        """c_k times each half."""
+        """c_k times each part."""
         factors = self.factors(terms, scene)
         clients = torch.stack([factor * terms.client(k).double() for k, factor in enumerate(factors)])
         assert terms.previous is not None

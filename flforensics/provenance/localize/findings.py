@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flforensics.provenance.localize.chance import FEWEST, chance_of, interval, lead_over, resampled
-from flforensics.provenance.localize.departure import EARLIER, departure, habits
+from flforensics.provenance.localize.departure import EARLIER, departure, habits, replaced
 from flforensics.provenance.localize.feddebug import feddebug
 from flforensics.provenance.localize.influence import Influences, influence
 from flforensics.provenance.localize.localizing import Batch, Scene
@@ -126,7 +126,8 @@ def departures(scene: Scene) -> Finding:
     settings, count = scene.case.settings, len(scene.case.clients)
     known = habits(scene.case, scene.materials.before)
     parts = [departure(batch.case, known) for batch in scene.batches]
-    blame = joined([Blame(part.shares, part.replaced, part.rough) for part in parts])
+    classes = [replaced(batch.case, known) for batch in scene.batches]
+    blame = joined([Blame(part.shares, said, part.rough) for part, said in zip(parts, classes, strict=True)])
     usual, distances = torch.cat([part.usual for part in parts]), parts[0].distances.tolist()
     inputs = _Inputs.of(scene.batches, blame)
     wrong = blame.shares[inputs.wrong]
