@@ -70,23 +70,25 @@ class Departures:
 class Habit:
     """A client's update in this round, and those in its earlier rounds, over the tensors `names`.
 
-    The last tensor that was read is kept.
+    `latest` holds the one tensor of one client that was read last, for both of its parts: no more fits in memory.
     """
 
     now: tuple[Round, ClientModel]
     before: tuple[tuple[Round, ClientModel], ...]
     names: tuple[str, ...]
-    _last: tuple[str, tuple[Tensor, Tensor]] | None = None
+    latest: dict[tuple[str, str], tuple[Tensor, Tensor]]
 
     def parts(self, name: str) -> tuple[Tensor, Tensor]:
         """The usual update and the departure from it in one tensor, float64."""
-        if self._last is None or self._last[0] != name:
+        key = (self.now[1].client, name)
+        if key not in self.latest:
+            self.latest.clear()
             now = _update(*self.now, name)
             usual = torch.zeros_like(now)
             for one in self.before:
                 usual += _update(*one, name) / len(self.before)
-            self._last = (name, (usual, now - usual))
-        return self._last[1]
+            self.latest[key] = (usual, now - usual)
+        return self.latest[key]
 
     @cached_property
     def lengths(self) -> tuple[float, float]:
@@ -101,8 +103,10 @@ class Habit:
 
 def habits(case: Case, before: Sequence[Round], *, most: int = EARLIER) -> tuple[Habit, ...]:
     """What is known of each client of `case`: its last `most` updates in `before` (oldest first)."""
+    latest: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
     return tuple(
-        Habit((case.round, one), tuple(_sent(one.client, before))[-most:], case.floating) for one in case.clients
+        Habit((case.round, one), tuple(_sent(one.client, before))[-most:], case.floating, latest)
+        for one in case.clients
     )
 
 

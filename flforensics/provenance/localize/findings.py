@@ -164,7 +164,7 @@ def departures(scene: Scene) -> Finding:
 
 def _doubt(distances: Sequence[float], leader: int) -> str:
     """What speaks against naming a client in how far the clients departed (NaN: nothing to compare with)."""
-    if sum(not math.isnan(one) for one in distances) < FEWEST:
+    if sum(not math.isnan(one) for one in distances) < 3:
         return _FEW_KNOWN
     if math.isnan(distances[leader]):
         return _STRANGER
