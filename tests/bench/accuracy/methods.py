@@ -15,7 +15,7 @@ from flforensics.inputs.noise import kaiming_noise, uniform_noise
 from flforensics.provenance.case import Case, Settings, network_state
 from flforensics.provenance.ledger import ledger
 from flforensics.provenance.lineage import LineageAnswers, Step, trace_lineage
-from flforensics.provenance.localize.departure import departure, habits
+from flforensics.provenance.localize.departure import Departures, departure, habits
 from flforensics.provenance.localize.feddebug import feddebug
 from flforensics.provenance.localize.influence import NOISE_INPUTS, influence
 from flforensics.provenance.localize.localizing import case_of, labelled
@@ -73,7 +73,7 @@ RUNS: tuple[Run, ...] = (
 """The methods that look at one round."""
 
 AGAINST_TRUTH = "ledger (against the true class)"
-DEPARTURE, LEFT = "departure", "lineage: largest departure"
+DEPARTURE, DISTANCE, LEFT = "departure", "departure: distance alone", "lineage: largest departure"
 _RULE = rule_named("fedavg")
 _NUMBERS, _PROBES = {"kind": "tensor"}, 10
 
@@ -151,14 +151,22 @@ class _Asking:
         return Answer(clients, self._ledger(self.question.round), None, time.perf_counter() - start)
 
     def departures(self) -> dict[str, Answer]:
-        """From usual updates, over the true class; no answer where nobody has an earlier round."""
+        """From usual updates, over the true class; no answer where nobody has an earlier round.
+
+        Beside them how far each update departs, whatever the input; 0 where nothing earlier is known.
+        """
         question, start = self.question, time.perf_counter()
         clients = tuple(client.client for client in question.round.clients)
         try:
-            scores = self._departures(len(question.history) - 1)
+            found = self._departures(len(question.history) - 1)
         except NotComputableError:
             return {}
-        return {DEPARTURE: Answer(clients, scores, None, time.perf_counter() - start)}
+        seconds = time.perf_counter() - start
+        distances = found.distances.nan_to_num(nan=0.0).expand_as(found.scores)
+        return {
+            DEPARTURE: Answer(clients, found.scores, None, seconds),
+            DISTANCE: Answer(clients, distances, None, seconds),
+        }
 
     def localizers(self) -> dict[str, Answer]:
         """Those that name one client for a round, where inputs are pictures: the same answer for every input."""
@@ -202,7 +210,7 @@ class _Asking:
         departed, middle = torch.zeros_like(matrix), time.perf_counter()
         for place, round_ in list(enumerate(history))[1:]:
             columns = [clients.index(member.client) for member in round_.clients]
-            departed[place][:, columns] = self._departures(place)
+            departed[place][:, columns] = self._departures(place).scores
         last = time.perf_counter() - middle
         return {
             "lineage": Answer(clients, matrix.sum(0), named, seconds),
@@ -230,11 +238,11 @@ class _Asking:
         """Scores [N, K] of one round for the margin of the finally predicted over the true class."""
         return ledger(self._case(round_)).clients
 
-    def _departures(self, place: int) -> Tensor:
-        """Scores [N, K] of the departures in one round of the history, for the same margin."""
+    def _departures(self, place: int) -> Departures:
+        """The departures in one round of the history, for the same margin."""
         history = self.question.history
         case = self._case(history[place])
-        return departure(case, habits(case, history[:place])).scores
+        return departure(case, habits(case, history[:place]))
 
     def _case(self, round_: Round) -> Case:
         """One round, and the margin of the finally predicted over the true class."""

@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from flforensics.report.words import plural
 from tests.bench.accuracy.measures import Measure
-from tests.bench.accuracy.methods import AGAINST_TRUTH, DEPARTURE
+from tests.bench.accuracy.methods import AGAINST_TRUTH, DEPARTURE, DISTANCE
 from tests.bench.accuracy.records import REFERENCES, Record
 from tests.bench.accuracy.tallies import (
     BASELINES,
@@ -147,7 +147,9 @@ def _agreement(records: Sequence[Record]) -> str:
     parts = ["## Agreement with exact Shapley values and with re-fusion, by dataset and network"]
     questions = asked(records, "correct", *_FLIPS)
     for reference in REFERENCES:
-        methods = [name for name in methods_of(questions) if name not in (reference, AGAINST_TRUTH, DEPARTURE)]
+        methods = [
+            name for name in methods_of(questions) if name not in (reference, AGAINST_TRUTH, DEPARTURE, DISTANCE)
+        ]
         rows = []
         for name, group in _grouped(questions, lambda one: _kind(one.record)):
             pairs = [(correlation(group, m, reference), same_top(group, m, reference)) for m in methods]
