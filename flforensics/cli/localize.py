@@ -1,6 +1,6 @@
 """`flforensics localize`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flforensics.provenance.case import Settings
     from flforensics.provenance.localize.localizing import Found, Materials
     from flforensics.results import Localization, Progress
+    from flforensics.rounds import Round
 
 ALL = "all"
 _METHOD_HELP = "; ".join(f"{name}: {row.help}" for name, row in LOCALIZERS.items())
@@ -147,6 +148,10 @@ def localize(
     materials = _materials(archive, groups, shape, asked=asked, settings=settings)
     doubts = doubts_of(archive, factory=factory, progress=progress)
     replay = replay_one(archive, number, progress=progress)
+    left_out: list[str] = []
+    if any(LOCALIZERS[name].earlier for name in methods):
+        before, left_out = earlier_rounds(archive, round_, progress=progress)
+        materials = replace(materials, before=before)
 
     def findings(settings: "Settings") -> "Found":
         return localize_round(
@@ -171,8 +176,54 @@ def localize(
         replay=replay,
         findings=found.findings,
         silent=found.silent,
-        warnings=(*doubts, *found.warnings),
+        warnings=(*doubts, *left_out, *found.warnings),
     )
+
+
+def earlier_rounds(
+    archive: "Archive", round_: "Round", *, progress: "Progress"
+) -> "tuple[tuple[Round, ...], list[str]]":
+    """The rounds that the clients of `round_` can be compared with, oldest first; which are left out, and why.
+
+    For each client as many of its last rounds as departure compares; only rounds that replay, from a known model.
+    """
+    from flforensics.provenance.localize.departure import EARLIER
+
+    missing = {client.client: EARLIER for client in round_.clients if client.model is not None}
+    found: list[Round] = []
+    left_out: list[str] = []
+    for number in sorted((one for one in archive.fusions if one < round_.number), reverse=True):
+        one, reason = _earlier_round(archive, number, missing, progress=progress)
+        if reason:
+            left_out.append(f"round {number} is left out of what clients usually send: {reason}")
+        if one is not None:
+            found.insert(0, one)
+            for client in one.clients:
+                if client.model is not None and missing.get(client.client, 0):
+                    missing[client.client] -= 1
+        if not any(missing.values()):
+            break
+    return tuple(found), left_out
+
+
+def _earlier_round(
+    archive: "Archive", number: int, missing: "Mapping[str, int]", *, progress: "Progress"
+) -> "tuple[Round | None, str]":
+    """A round with somebody whose earlier updates are still missing, or why it cannot be used."""
+    from flforensics.cli.replay import replay_one
+    from flforensics.errors import EvidenceError
+
+    try:
+        one = archive.round(number)
+    except EvidenceError as error:
+        return None, error.message
+    if not any(missing.get(client.client) for client in one.clients if client.model is not None):
+        return None, ""
+    if one.previous is None and one.values == "full":
+        return None, "it has no previous global, so that no update is known"
+    if not replay_one(archive, number, progress=progress).verdict.replays:
+        return None, "it does not replay"
+    return one, ""
 
 
 def _same_ranking(precise: "Found", plain: "Found") -> bool:

@@ -45,10 +45,15 @@ def drops(case: Case, present: Tensor) -> Without:
 
     Raises NotComputableError (PREVIOUS, NON_FINITE).
     """
-    started_from(case)
-    dropped = _outcomes(case, present, _dropped(case), offset=0)
+    dropped = possible_drops(case, present)
     _require_finite(case, dropped)
     return dropped
+
+
+def possible_drops(case: Case, present: Tensor) -> Without:
+    """As `drops`, with NaN where a target without a share is not finite. Raises NotComputableError (PREVIOUS)."""
+    started_from(case)
+    return _outcomes(case, present, _dropped(case), offset=0)
 
 
 def _outcomes(

@@ -28,6 +28,7 @@ from flforensics.results.lineage import (
     Totals,
 )
 from flforensics.results.localization import (
+    Departed,
     Differences,
     Finding,
     Localization,
@@ -78,6 +79,7 @@ __all__ = [
     "Confirmation",
     "Controls",
     "Counterfactual",
+    "Departed",
     "Differences",
     "Exact",
     "Finding",

@@ -51,6 +51,20 @@ class Misled:
 
 
 @dataclass(frozen=True)
+class Departed(Misled):
+    """What one client's departure from its usual update did to the inputs, in the words of `Misled`.
+
+    `fixed`, `broken`: with its usual update in place of the one that it sent. `usual`: mean share of the usual
+    update; `distance`: how far the update departs relative to its size, 1 for the median client (None where
+    nothing earlier is known, or the median client departs by nothing); `rounds`: with how many it is compared.
+    """
+
+    usual: float
+    distance: float | None
+    rounds: int
+
+
+@dataclass(frozen=True)
 class Suspect:
     """One client in a method's ranking."""
 

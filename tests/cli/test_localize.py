@@ -75,7 +75,7 @@ def test_precise_says_whether_float32_ranks_the_same(run, archive):
 def test_a_text_archive(run, fixtures):
     arguments = ("localize", "--round", 6, "inputs", "--labels", "inputs/labels.csv", *JSON)
     found = findings(run(*arguments, at=fixtures / "text"))
-    assert list(found) == ["mispredictions"]
+    assert list(found) == ["mispredictions", "departure"]
     assert found["mispredictions"]["stands_out"]["client"] == "hospital-3"
     refused = run(*arguments[:3], "--method", "feddebug", at=fixtures / "text")
     assert refused.status == 2
@@ -108,7 +108,7 @@ def test_nothing_mispredicted(run, archive):
     assert "predicts every given input correctly" in outcome.stderr
     with_feddebug = run(*ROUND, "inputs/7", *JSON, at=archive)
     assert with_feddebug.status == 0
-    assert [one["method"] for one in with_feddebug.json["silent"]] == ["influence", "mispredictions"]
+    assert [one["method"] for one in with_feddebug.json["silent"]] == ["influence", "mispredictions", "departure"]
 
 
 def test_nobody_is_named_where_the_round_does_not_replay(run, digits):
@@ -130,6 +130,7 @@ def test_numbers_that_are_not_finite(run, digits):
     assert [one["reason"] for one in outcome.json["silent"]] == [
         "the updates of hospital-2 in round 12 are not finite numbers",
         "the scores of hospital-2 in round 12 are not finite numbers",
+        "the updates, now or earlier, of hospital-2 in round 12 are not finite numbers",
     ]
 
 
@@ -160,3 +161,61 @@ def test_the_shape_of_random_inputs_is_in_the_check_or_in_the_table(run, digits)
     outcome = run(*ROUND, at=digits)
     assert outcome.status == 2
     assert "there is nothing to look at" in outcome.stderr
+
+
+DEPARTURE = ("--method", "departure", *JSON)
+
+
+def departed(outcome):
+    """The finding, and the distances by client."""
+    (found,) = outcome.json["findings"]
+    return found, {one["client"]: one["distance"] for one in found["clients"]}
+
+
+def test_a_departure_from_the_rounds_before(run, archive):
+    found, distances = departed(run(*ROUND, "inputs", *DEPARTURE, at=archive))
+    best = found["clients"][0]
+    assert (found["stands_out"]["client"], best["client"]) == ("hospital-4", "hospital-4")
+    assert (best["rounds"], best["top"], best["fixed"], best["broken"]) == (10, 10, 8, 0)
+    assert {client for client, one in distances.items() if one >= 1.5} == {"hospital-4"}
+
+
+@pytest.mark.parametrize("number", [2, 5, 8])
+def test_in_honest_rounds_nobody_departs_far(number, run, archive):
+    """So that nobody can be named, whatever the inputs are; these are mostly right, and so taken as wrong."""
+    arguments = ("localize", "--device", "cpu", "--round", number, "inputs/9", "inputs/7", *DEPARTURE)
+    found, distances = departed(run(*arguments, at=archive))
+    assert found["stands_out"]["client"] is None
+    assert max(distances.values()) < 1.2
+
+
+def test_the_first_round_has_none_before_it(run, archive):
+    outcome = run("localize", "--device", "cpu", "--round", 1, "inputs", "--method", "departure", at=archive)
+    assert (outcome.status, outcome.stdout) == (3, "")
+    assert "no client of round 1 has an earlier round to be compared with" in outcome.stderr
+
+
+def test_an_earlier_round_that_does_not_replay_is_left_out_and_said(run, digits):
+    tampering.edit(digits / "rounds/0010/clients/hospital-1.safetensors", "0.bias", lambda tensor: tensor + 9)
+    outcome = run(*ROUND, "inputs", *DEPARTURE, at=digits)
+    found, _ = departed(outcome)
+    assert outcome.status == 0
+    assert outcome.json["warnings"] == ["round 10 is left out of what clients usually send: it does not replay"]
+    assert {one["rounds"] for one in found["clients"]} == {10}  # rounds 1 to 9 and 11
+
+
+def test_an_earlier_file_that_is_missing_is_said(run, digits):
+    (digits / "rounds/0009/global.safetensors").unlink()
+    outcome = run(*ROUND, "inputs", *DEPARTURE, at=digits)
+    warnings = outcome.json["warnings"]
+    assert [one.split(" is left out")[0] for one in warnings] == ["round 10", "round 9"]
+    assert "no previous global" in warnings[0]
+    assert {one["rounds"] for one in departed(outcome)[0]["clients"]} == {9}
+
+
+def test_rounds_that_do_not_replay_are_no_rounds_to_compare_with(run, digits):
+    for number in range(1, 12):
+        (digits / f"rounds/{number:04d}/clients/hospital-4.safetensors").unlink()
+    again = run(*ROUND, "inputs", *DEPARTURE, at=digits)
+    assert again.status == 3
+    assert "has an earlier round" in again.stderr

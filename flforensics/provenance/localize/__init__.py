@@ -12,7 +12,7 @@ class LocalizerRow:
     """One localizer: where its finding is made, one line of help, its source, and what it looks at.
 
     `mispredictions` says whether it needs inputs that the global gets wrong, `noise` whether it makes inputs of
-    its own, which must be numbers.
+    its own, which must be numbers, `earlier` whether it compares with earlier rounds.
     """
 
     where: str
@@ -20,6 +20,7 @@ class LocalizerRow:
     paper: str
     mispredictions: bool
     noise: bool
+    earlier: bool = False
 
 
 LOCALIZERS: dict[str, LocalizerRow] = {
@@ -43,5 +44,13 @@ LOCALIZERS: dict[str, LocalizerRow] = {
         "the ledger; percentile bootstrap: Efron 1979",
         True,
         False,
+    ),
+    "departure": LocalizerRow(
+        "flforensics.provenance.localize.findings:departures",
+        "whose update departs from that client's usual one, and what the departure did towards the wrong classes",
+        "the ledger; shrinkage: James and Stein 1961",
+        True,
+        False,
+        earlier=True,
     ),
 }

@@ -1,19 +1,24 @@
 """What each localizer's tensors say: a ranking, and whether anybody stands out in it."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from flforensics.provenance.localize.chance import FEWEST, chance_of, interval, lead_over, resampled
+from flforensics.provenance.localize.departure import EARLIER, departure, habits, replaced
 from flforensics.provenance.localize.feddebug import feddebug
 from flforensics.provenance.localize.influence import Influences, influence
 from flforensics.provenance.localize.localizing import Batch, Scene
 from flforensics.provenance.localize.mispredictions import Blame, joined, mispredictions
-from flforensics.results import Differences, Finding, Method, Misled, StandsOut, Suspect, TwoAxes
+from flforensics.results import Departed, Differences, Finding, Method, Misled, StandsOut, Suspect, TwoAxes
 
 _LEAST_LIKELY = 0.05
+_FAR = 1.5
+"""How far, the median client being 1, the one that is named must depart: few honest ones do (README)."""
+
 _NO_REPLAY = "this round does not replay"
 _ALONE = "there is only one client"
 _PAIR = "of two clients, either is the odd one out"
@@ -23,6 +28,9 @@ _FEW = f"fewer than {FEWEST} mispredictions say nothing about others"
 _AGAINST = "nobody's update moves these inputs towards their wrong classes"
 _BEHIND = "the largest part is the server's or unexplained"
 _OVERLAP = "the lead does not hold in 95 % of resamplings of the inputs"
+_AS_USUAL = "the update with the largest departure is hardly further from its usual one than others are"
+_STRANGER = "nothing earlier is known of the client with the largest departure"
+_FEW_KNOWN = "of fewer than three clients with earlier rounds, any may be the odd one out"
 _ON_NOISE = "the update with the most influence raises these classes on noise as well"
 
 
@@ -111,6 +119,56 @@ def shares(scene: Scene) -> Finding:
         controls=len(blame.shares) - len(wrong),
         rough=blame.rough,
     )
+
+
+def departures(scene: Scene) -> Finding:
+    """Departures from usual updates: who stands out also departed far, and is known from earlier rounds."""
+    settings, count = scene.case.settings, len(scene.case.clients)
+    known = habits(scene.case, scene.materials.before)
+    parts = [departure(batch.case, known) for batch in scene.batches]
+    classes = [replaced(batch.case, known) for batch in scene.batches]
+    blame = joined([Blame(part.shares, said, part.rough) for part, said in zip(parts, classes, strict=True)])
+    usual, distances = torch.cat([part.usual for part in parts]), parts[0].distances.tolist()
+    inputs = _Inputs.of(scene.batches, blame)
+    wrong = blame.shares[inputs.wrong]
+    bounds = _bounds(wrong, seed=settings.seed)
+    order = wrong[:, :count].mean(0).argsort(descending=True, stable=True).tolist()
+    figures = [
+        Departed(
+            **asdict(inputs.figures(k, bounds[k])),
+            usual=float(usual[inputs.wrong, k].mean()),
+            distance=distances[k] if math.isfinite(distances[k]) else None,
+            rounds=len(known[k].before),
+        )
+        for k in range(count)
+    ]
+    stands = _ahead(scene, wrong, order[0])
+    doubt = _doubt(distances, order[0])
+    if stands.client is not None and doubt:
+        stands = replace(stands, client=None, reason=doubt)
+    parameters = (
+        ("earlier_rounds", EARLIER),
+        ("tolerance", settings.tolerance),
+        ("max_nodes", settings.max_nodes),
+        ("seed", settings.seed),
+    )
+    return Finding(
+        Method("departure", parameters),
+        len(wrong),
+        _suspects(scene, order, figures),
+        stands,
+        controls=len(blame.shares) - len(wrong),
+        rough=blame.rough,
+    )
+
+
+def _doubt(distances: Sequence[float], leader: int) -> str:
+    """What speaks against naming a client in how far the clients departed (NaN: nothing to compare with)."""
+    if sum(not math.isnan(one) for one in distances) < 3:
+        return _FEW_KNOWN
+    if math.isnan(distances[leader]):
+        return _STRANGER
+    return "" if distances[leader] >= _FAR else _AS_USUAL
 
 
 @dataclass(frozen=True)

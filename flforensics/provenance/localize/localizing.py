@@ -31,7 +31,8 @@ class Materials:
     """What there is to look at.
 
     `probes` are feddebug's random inputs, `noise` the influence test's; `calls` the given inputs in batches of one
-    shape, `true` their true classes, −1 where unknown, which counts as a misprediction. `threshold` is feddebug's.
+    shape, `true` their true classes, −1 where unknown, which counts as a misprediction. `threshold` is feddebug's,
+    `before` are the rounds that departure compares with, oldest first: such as replay, with their previous global.
     """
 
     probes: Call | None = None
@@ -39,6 +40,7 @@ class Materials:
     calls: tuple[Call, ...] = ()
     true: tuple[tuple[int, ...], ...] = ()
     threshold: float = 0.003
+    before: tuple[Round, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def localize_round(
     if not findings:
         raise refusals[0][1]
     silent = tuple(Silent(name, error.message) for name, error in refusals)
-    return Found(tuple(findings), silent, tuple(_warnings(case)))
+    new = _strangers(scene) if any(LOCALIZERS[one.method.name].earlier for one in findings) else []
+    return Found(tuple(findings), silent, (*_warnings(case), *new))
 
 
 def case_of(
@@ -154,3 +157,10 @@ def _warnings(case: Case) -> list[str]:
     if not absent:
         return []
     return [f"nothing can be said about {', '.join(absent)} (file or weight missing)"]
+
+
+def _strangers(scene: Scene) -> list[str]:
+    """Which clients there is nothing to compare with."""
+    known = {client.client for one in scene.materials.before for client in one.clients if client.model is not None}
+    names = ", ".join(client.client for client in scene.case.clients if client.client not in known)
+    return [f"nothing earlier is known of {names}: all that they sent counts as a departure"] if names else []

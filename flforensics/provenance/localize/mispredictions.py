@@ -52,7 +52,7 @@ def mispredictions(case: Case) -> Blame:
     refused = torch.where(torch.isfinite(without.change), without.classes, -1)
     lines = scores.lines
     rough = 0 if lines is None or lines.converged is None else int((~lines.converged).sum())
-    return Blame(_shares(scores), refused, rough)
+    return Blame(shares_of(scores), refused, rough)
 
 
 def joined(parts: list[Blame]) -> Blame:
@@ -74,8 +74,8 @@ def error_margin(logits: Tensor, true: Tensor) -> ClassTarget:
     return ClassTarget("margin", others.argmax(1), against)
 
 
-def _shares(scores: Scores) -> Tensor:
-    """The lines divided by the movement; 0 where nothing moved."""
+def shares_of(scores: Scores) -> Tensor:
+    """The lines divided by the movement, [N, K + 2]; 0 where nothing moved."""
     lines = scores.lines
     assert lines is not None
     rows = torch.cat([scores.clients, lines.server[:, None], lines.unexplained[:, None]], 1)

@@ -9,7 +9,7 @@ from tabulate import tabulate
 from flforensics.report import LIMITS
 from flforensics.report.table.layout import closing_lines, replay_line, wrapped
 from flforensics.report.words import percent, plural, shown, signed
-from flforensics.results import Differences, Finding, Localization, Misled, TwoAxes
+from flforensics.results import Departed, Differences, Finding, Localization, Misled, TwoAxes
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,43 @@ def _misled_cells(figures: Misled, finding: Finding) -> tuple[str, ...]:
     )
 
 
+def _departed(finding: Finding) -> str:
+    stands, best = finding.stands_out, _first(finding)
+    if stands.client is None:
+        return _nobody(finding)
+    assert stands.lead is not None
+    assert stands.interval is not None
+    far = "far" if best.distance is None else f"{best.distance:.1f} times as far as the median file's"
+    return (
+        f"the file labelled {shown(stands.client)} stands out: its update departs {far} from what that client sent"
+        f" before, and of what the round moved on {plural(finding.inputs, 'misprediction')} the departure accounts"
+        f" for {percent(best.share)}, towards the wrong class. That is {percent(stands.lead)} ahead of the next"
+        f" line ({_range(stands.interval)} with 95 % confidence over the choice of inputs)."
+        f" {_replaced(best, finding)}"
+    )
+
+
+def _replaced(best: Departed, finding: Finding) -> str:
+    text = f"With its usual update instead, the model gets {best.fixed} of these {finding.inputs} right"
+    if best.broken is None:
+        return f"{text}."
+    return f"{text}, and {best.broken} of {plural(finding.controls or 0, 'control input')} wrong."
+
+
+def _departed_cells(figures: Departed, finding: Finding) -> tuple[str, ...]:
+    controls = finding.controls or 0
+    return (
+        str(figures.rounds),
+        "" if figures.distance is None else f"{figures.distance:.1f}",
+        percent(figures.usual),
+        percent(figures.share),
+        "" if figures.interval is None else _range(figures.interval),
+        f"{figures.top} of {finding.inputs}",
+        "" if figures.fixed is None else f"{figures.fixed} of {finding.inputs}",
+        "" if figures.broken is None else f"{figures.broken} of {controls}",
+    )
+
+
 def _range(bounds: tuple[float, float]) -> str:
     return f"{percent(bounds[0])} to {percent(bounds[1])}"
 
@@ -165,5 +202,14 @@ _WORDS: Mapping[str, _Words] = {
         "share: mean share of the movement towards the wrong class, and the same on control inputs, which the"
         " model gets right; first in: inputs on which no other file's is larger; fixed, broken: mispredictions"
         " right, and controls wrong, with all other files fused again.",
+    ),
+    "departure": _Words(
+        ("rounds", "distance", "usual", "departure", "95 % interval", "first in", "fixed", "broken"),
+        _departed_cells,
+        _departed,
+        "rounds: how many earlier ones of the client are compared with; distance: how far its update departs from"
+        " their mean relative to its size, 1 being the median file; usual, departure: mean shares of the movement"
+        " towards the wrong class, the departure less what is usual in this round; fixed, broken: mispredictions"
+        " right, and controls wrong, with the usual update in place of the one that was sent.",
     ),
 }

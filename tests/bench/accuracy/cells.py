@@ -8,7 +8,13 @@ from tests.bench.accuracy.models import MODELS
 from tests.bench.accuracy.scenarios import Effort
 
 ALPHAS = (0.1, 0.3, 0.7, 1.0)
+EPOCHS = 2
+"""Passes of a client over its examples in a round, as in TraceFL's paper."""
+
 _FAULTS = ("correct", "flip-one", "flip-all")
+_FEW, _MANY, _LATE, _LARGE = 5, 20, 6, 3
+"""Rounds of 10 clients; of 10 of 100, where a client took part twice in so many; with three honest ones before the
+culprit's three; of a ResNet-18, whose models fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,9 @@ def _default(seed: int) -> list[Cell]:
             cells += _large(names, seed)
             continue
         for alpha in ALPHAS:
-            cells.append(Cell(_setting(names, alpha, 10, 3, seed), (*_FAULTS, "noise"), few))
-            cells.append(Cell(_setting(names, alpha, 100, 3, seed), _FAULTS, many))
-            cells.append(Cell(_setting(names, alpha, 10, 3, seed, marks=True), ("absent",), late))
+            cells.append(Cell(_setting(names, alpha, 10, _FEW, seed), (*_FAULTS, "noise"), few))
+            cells.append(Cell(_setting(names, alpha, 100, _MANY, seed), _FAULTS, many))
+            cells.append(Cell(_setting(names, alpha, 10, _LATE, seed, marks=True), ("absent",), late))
     return cells
 
 
@@ -40,7 +46,7 @@ def _large(names: tuple[str, str], seed: int) -> list[Cell]:
     """What two cores do with a ResNet-18 in a few minutes: 10 clients at two alphas, 10 of 100 at one."""
     effort = Effort(8, 1, (), ("correct",))
     return [
-        Cell(_setting(names, alpha, clients, 3, seed), scenarios, effort)
+        Cell(_setting(names, alpha, clients, _LARGE, seed), scenarios, effort)
         for alpha, clients, scenarios in (
             (0.3, 10, (*_FAULTS, "noise")),
             (1.0, 10, _FAULTS),
@@ -57,7 +63,7 @@ def _full(seed: int) -> list[Cell]:
         for names in MODELS:
             for alpha in ALPHAS:
                 cells.append(Cell(_setting(names, alpha, 10, 10, one), (*_FAULTS, "noise"), effort))
-                cells.append(Cell(_setting(names, alpha, 100, 10, one), _FAULTS, effort))
+                cells.append(Cell(_setting(names, alpha, 100, _MANY, one), _FAULTS, effort))
                 cells.append(Cell(_setting(names, alpha, 10, 10, one, marks=True), ("absent",), effort))
     return cells
 
@@ -84,7 +90,7 @@ def _setting(
     marks: bool = False,
 ) -> Setting:
     count = examples or MODELS[names].training.examples
-    return Setting(*names, alpha, clients, rounds, seed, count, marks)
+    return Setting(*names, alpha, clients, rounds, seed, count, marks, EPOCHS)
 
 
 SCALES: dict[str, Callable[[int], list[Cell]]] = {"default": _default, "full": _full, "smoke": _smoke}

@@ -28,7 +28,10 @@ FEWEST = 10
 
 @dataclass(frozen=True)
 class Setting:
-    """Which federation: all that its numbers depend on. With `marks`, one client's examples carry a mark."""
+    """Which federation: all that its numbers depend on. With `marks`, one client's examples carry a mark.
+
+    `epochs` are a client's passes over its own examples in each round.
+    """
 
     dataset: str
     model: str
@@ -38,6 +41,7 @@ class Setting:
     seed: int
     examples: int
     marks: bool = False
+    epochs: int = 1
 
     @property
     def name(self) -> str:
@@ -203,7 +207,8 @@ class Federation:
     def _trained(self, k: int, number: int, start: State, flip: Flip | None) -> State:
         """One client's training; the batches depend on the client and the round, not on its labels."""
         part, seed = self.parts[k], (self.setting.seed * 1000 + number) * 1000 + k
-        return self._fit(start, part, part.y if flip is None else flip(part.y), epochs=1, seed=seed)
+        labels = part.y if flip is None else flip(part.y)
+        return self._fit(start, part, labels, epochs=self.setting.epochs, seed=seed)
 
     def _fit(self, start: State, part: Labelled, labels: Tensor, *, epochs: int, seed: int) -> State:
         """`start` after some passes over a part of the data, by Adam."""

@@ -15,6 +15,7 @@ from flforensics.inputs.noise import kaiming_noise, uniform_noise
 from flforensics.provenance.case import Case, Settings, network_state
 from flforensics.provenance.ledger import ledger
 from flforensics.provenance.lineage import LineageAnswers, Step, trace_lineage
+from flforensics.provenance.localize.departure import Departures, departure, habits
 from flforensics.provenance.localize.feddebug import feddebug
 from flforensics.provenance.localize.influence import NOISE_INPUTS, influence
 from flforensics.provenance.localize.localizing import case_of, labelled
@@ -72,6 +73,7 @@ RUNS: tuple[Run, ...] = (
 """The methods that look at one round."""
 
 AGAINST_TRUTH = "ledger (against the true class)"
+DEPARTURE, DISTANCE, LEFT = "departure", "departure: distance alone", "lineage: largest departure"
 _RULE = rule_named("fedavg")
 _NUMBERS, _PROBES = {"kind": "tensor"}, 10
 
@@ -93,6 +95,7 @@ def answers_to(question: Question, federation: Federation, *, shapley: bool) -> 
             answers[name] = _answer(found, question.round, value, seconds)
     if question.culprit is not None:
         answers[AGAINST_TRUTH] = asking.against_truth()
+        answers |= asking.departures()
         answers |= asking.localizers()
     if question.scenario.startswith("absent"):
         answers |= asking.lineages()
@@ -147,6 +150,24 @@ class _Asking:
         clients = tuple(client.client for client in self.question.round.clients)
         return Answer(clients, self._ledger(self.question.round), None, time.perf_counter() - start)
 
+    def departures(self) -> dict[str, Answer]:
+        """From usual updates, over the true class; no answer where nobody has an earlier round.
+
+        Beside them how far each update departs, whatever the input; 0 where nothing earlier is known.
+        """
+        question, start = self.question, time.perf_counter()
+        clients = tuple(client.client for client in question.round.clients)
+        try:
+            found = self._departures(len(question.history) - 1)
+        except NotComputableError:
+            return {}
+        seconds = time.perf_counter() - start
+        distances = found.distances.nan_to_num(nan=0.0).expand_as(found.scores)
+        return {
+            DEPARTURE: Answer(clients, found.scores, None, seconds),
+            DISTANCE: Answer(clients, distances, None, seconds),
+        }
+
     def localizers(self) -> dict[str, Answer]:
         """Those that name one client for a round, where inputs are pictures: the same answer for every input."""
         question, seed = self.question, self.federation.setting.seed
@@ -170,7 +191,7 @@ class _Asking:
         }
 
     def lineages(self) -> dict[str, Answer]:
-        """Over all rounds: each client's sum, and its largest single round; and both against the true class."""
+        """Over all rounds: each client's sum, its largest round, both against the true class; its departures."""
         history, start = self.question.history, time.perf_counter()
         clients = tuple(sorted({client.client for round_ in history for client in round_.clients}))
         found = self._traced_lineage()
@@ -186,11 +207,17 @@ class _Asking:
             columns = [clients.index(member.client) for member in round_.clients]
             truth[place][:, columns] = self._ledger(round_)
         spent = time.perf_counter() - middle
+        departed, middle = torch.zeros_like(matrix), time.perf_counter()
+        for place, round_ in list(enumerate(history))[1:]:
+            columns = [clients.index(member.client) for member in round_.clients]
+            departed[place][:, columns] = self._departures(place).scores
+        last = time.perf_counter() - middle
         return {
             "lineage": Answer(clients, matrix.sum(0), named, seconds),
             "lineage: largest single round": Answer(clients, matrix.amax(0), None, seconds),
             "lineage (against the true class)": Answer(clients, truth.sum(0), None, spent),
             "lineage (against the true class): largest single round": Answer(clients, truth.amax(0), None, spent),
+            LEFT: Answer(clients, departed.amax(0), None, last),
         }
 
     def _traced_lineage(self) -> LineageAnswers:
@@ -209,6 +236,16 @@ class _Asking:
 
     def _ledger(self, round_: Round) -> Tensor:
         """Scores [N, K] of one round for the margin of the finally predicted over the true class."""
+        return ledger(self._case(round_)).clients
+
+    def _departures(self, place: int) -> Departures:
+        """The departures in one round of the history, for the same margin."""
+        history = self.question.history
+        case = self._case(history[place])
+        return departure(case, habits(case, history[:place]))
+
+    def _case(self, round_: Round) -> Case:
+        """One round, and the margin of the finally predicted over the true class."""
         network, settings = self.network, self.settings
         assert round_.previous is not None
         last, new, previous = (
@@ -218,5 +255,4 @@ class _Asking:
         logits = class_logits_of(network, last, self.call)
         target = replace(class_target("margin", logits), against=self.question.inputs.y)
         scene = surveyed(_RULE, round_)
-        case = Case(round_, _RULE, scene, network, new, previous, self.call, target, settings, no_progress)
-        return ledger(case).clients
+        return Case(round_, _RULE, scene, network, new, previous, self.call, target, settings, no_progress)

@@ -13,10 +13,7 @@ from tests.bench.accuracy.data import VOCABULARY
 
 @dataclass(frozen=True)
 class Training:
-    """What all clients together learn from, batch size, Adam's rate, and passes over all of it before round 1.
-
-    A client passes once over its own examples in each round.
-    """
+    """What all clients together learn from, batch size, Adam's rate, and passes over all of it before round 1."""
 
     examples: int
     batch: int

@@ -129,7 +129,8 @@ def _flipped(
 def _absent(federation: Federation, history: tuple[Round, ...], effort: Effort) -> Iterator[Question]:
     """One client takes its marked examples for class 0 in the last three rounds, and then stays away.
 
-    Nobody else has marks. What others have too, they teach again within a round, and nothing is left to explain.
+    The rounds before these, if there are any, are honest. Nobody else has marks. What others have too, they teach
+    again within a round, and nothing is left to explain.
     """
     last, k = history[-1].number, federation.marker
     flip, plain = Flip(None, 0, EVERY), federation.data.test

@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from flforensics.report.words import plural
 from tests.bench.accuracy.measures import Measure
-from tests.bench.accuracy.methods import AGAINST_TRUTH
+from tests.bench.accuracy.methods import AGAINST_TRUTH, DEPARTURE, DISTANCE
 from tests.bench.accuracy.records import REFERENCES, Record
 from tests.bench.accuracy.tallies import (
     BASELINES,
@@ -112,8 +112,9 @@ def _goals(records: Sequence[Record]) -> str:
         rank, top = correlation(group, "ledger", "shapley"), same_top(group, "ledger", "shapley")
         rows.append(_goal(f"ledger, rank correlation with Shapley: {name}", rank, 0.97, _number))
         rows.append(_goal(f"ledger, same top client as Shapley, %: {name}", top, 0.9, _percent))
-    for method in ("ledger", AGAINST_TRUTH):
-        for name, group in _grouped(asked(records, *_FLIPS), lambda one: f"α {one.record['alpha']:g}"):
+    flips = asked(records, *_FLIPS)
+    for method in [one for one in methods_of(flips) if one in ("ledger", AGAINST_TRUTH, DEPARTURE)]:
+        for name, group in _grouped(flips, lambda one: f"α {one.record['alpha']:g}"):
             taught, all_ = (right(group, method, is_culprit, among=among) for among in (Asked.direct, None))
             together = right_together(group, method)
             rows.append(
@@ -146,7 +147,9 @@ def _agreement(records: Sequence[Record]) -> str:
     parts = ["## Agreement with exact Shapley values and with re-fusion, by dataset and network"]
     questions = asked(records, "correct", *_FLIPS)
     for reference in REFERENCES:
-        methods = [name for name in methods_of(questions) if name not in (reference, AGAINST_TRUTH)]
+        methods = [
+            name for name in methods_of(questions) if name not in (reference, AGAINST_TRUTH, DEPARTURE, DISTANCE)
+        ]
         rows = []
         for name, group in _grouped(questions, lambda one: _kind(one.record)):
             pairs = [(correlation(group, m, reference), same_top(group, m, reference)) for m in methods]

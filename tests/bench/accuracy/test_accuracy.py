@@ -11,12 +11,17 @@ import torch
 from click.testing import CliRunner
 from scipy.stats import binomtest, spearmanr
 
+from flforensics.fusion import rule_named
+from flforensics.provenance.case import Settings
+from flforensics.provenance.localize.departure import departure, habits
+from flforensics.provenance.localize.localizing import case_of, labelled
 from tests.bench.accuracy import __main__ as program
 from tests.bench.accuracy import table
 from tests.bench.accuracy.cells import SCALES, Cell
 from tests.bench.accuracy.data import VOCABULARY, Dataset, Labelled
 from tests.bench.accuracy.federations import Federation, Flip, Setting, dirichlet, fused, marked
 from tests.bench.accuracy.measures import middle, proportion, spearman
+from tests.bench.accuracy.methods import DEPARTURE, answers_to
 from tests.bench.accuracy.records import Record, finished
 from tests.bench.accuracy.scenarios import Effort, in_turn, noised, questions
 from tests.bench.accuracy.tallies import (
@@ -180,6 +185,42 @@ def test_an_absent_culprit_is_absent(data):
     assert all(after.previous is before.fused for before, after in itertools.pairwise(asked.history))
 
 
+def test_rounds_before_the_culprits_three_are_honest(data):
+    federation = Federation(setting(rounds=5, marks=True), data)
+    (asked,) = questions(federation, Effort(6, 1, (1,), ()), ("absent",))
+    k, honest = federation.marker, federation.history()
+    assert [one.number for one in asked.history] == [1, 2, 3, 4, 5, 6]
+    same = [
+        all(torch.equal(tensor, other.fused.tensors[name]) for name, tensor in one.fused.tensors.items())
+        for one, other in zip(asked.history, honest, strict=False)
+    ]
+    assert same == [True, True, False, False, False]
+    assert asked.culprit == f"client-{k:02d}"
+
+
+def test_epochs_are_passes_over_a_clients_examples(data):
+    once, twice = (Federation(setting(epochs=epochs), data) for epochs in (1, 2))
+    first = once.client(0, 1, once.start, branch="honest").model.tensors
+    second = twice.client(0, 1, once.start, branch="honest").model.tensors
+    seed = (once.setting.seed * 1000 + 1) * 1000
+    slow = twice._fit(once.start, twice.parts[0], twice.parts[0].y, epochs=2, seed=seed)
+    assert all(torch.equal(tensor, slow[name]) for name, tensor in second.items())
+    assert any(not torch.equal(tensor, first[name]) for name, tensor in second.items())
+
+
+def test_departures_need_an_earlier_round_and_are_those_of_localize(data):
+    for count in (1, 2):
+        federation = Federation(setting(rounds=count), data)
+        asked = next(questions(federation, Effort(6, 1, (), ()), ("flip-all",)))
+        answers = answers_to(asked, federation, shapley=False)
+        assert (DEPARTURE in answers) == (count == 2)
+    case = case_of(asked.round, rule_named("fedavg"), federation.network, None, settings=Settings())
+    batch = labelled(case, federation.model.call(asked.inputs.x), asked.inputs.y.tolist())
+    found = departure(batch.case, habits(batch.case, asked.history[:-1])).scores
+    assert torch.allclose(answers[DEPARTURE].scores, found, rtol=1e-6, atol=1e-9)
+    assert found.abs().max() > 0
+
+
 def test_noise_is_what_it_says(data):
     """Updates no longer than the clip, and around their mean a deviation of multiplier * clip / clients."""
     round_ = Federation(setting(), data).history()[0]
@@ -259,7 +300,7 @@ def test_an_interrupted_run_goes_on(small, tmp_path):
     again = CliRunner().invoke(program.main, arguments)  # nothing is missing, so no data is needed
     assert again.exit_code == 0
     assert len(small) == 3
-    for text in (table.START, table.END, "ledger", "lineage", "a random client", "noise-0.012"):
+    for text in (table.START, table.END, "ledger", "lineage: largest departure", "a random client", "noise-0.012"):
         assert text in shown
 
 
