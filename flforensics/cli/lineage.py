@@ -24,6 +24,7 @@ from flforensics.cli.options import (
 from flforensics.cli.output import deliver, progress_bar, require_forms
 from flforensics.errors import EvidenceError, UsageError
 from flforensics.rounds import spans
+from flforensics.scheduling import HERE, Scheduler
 
 if TYPE_CHECKING:
     from flforensics.archive.declared import Archive
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from flforensics.provenance.case import Settings
     from flforensics.provenance.lineage import LineageAnswers
     from flforensics.results import Lineage, Progress, RoundReplay
-    from flforensics.scheduling import Scheduler
 
 
 @click.command("lineage")
@@ -116,7 +116,7 @@ def lineage(
     *,
     settings: "Settings",
     factory: str | None,
-    scheduler: "Scheduler",
+    scheduler: Scheduler = HERE,
     progress: "Progress",
 ) -> "Lineage":
     """The whole answer: the check, the replay of every round, and the lineage of every input."""

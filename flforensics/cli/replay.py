@@ -10,13 +10,12 @@ import click
 from flforensics.cli.options import archive_folder, archive_option, jobs_option, relative, report_options
 from flforensics.cli.output import deliver, progress_bar, require_forms
 from flforensics.fusion import FUSIONS
+from flforensics.scheduling import HERE, Scheduler
 
 if TYPE_CHECKING:
     from flforensics.archive.declared import Archive
     from flforensics.results import Progress, Replay, RoundReplay
     from flforensics.rounds import Round
-    from flforensics.scheduling import Scheduler
-
 
 DECLARED, AUTO = "declared", "auto"
 
@@ -71,17 +70,16 @@ def replay(
     *,
     rule: str = DECLARED,
     recovering: bool | None = None,
-    scheduler: "Scheduler | None" = None,
+    scheduler: Scheduler = HERE,
     progress: "Progress",
 ) -> "Replay":
-    """Every round, or one; each is a task of its own for the scheduler (None: here)."""
+    """Every round, or one; each is a task of its own."""
     from flforensics.cli.dividing import answers
     from flforensics.results import Replay
-    from flforensics.scheduling import InProcess
 
     numbers = archive.fusions if number is None else (number,)
     work = ReplayWork(archive, rule, recovering)
-    rounds = tuple(answers(scheduler or InProcess(), archive, work, numbers, progress))
+    rounds = tuple(answers(scheduler, archive, work, numbers, progress))
     return Replay(relative(archive.root), archive.digest, rounds)
 
 

@@ -38,6 +38,9 @@ class InProcess:
         return (work(task, progress) for task in tasks)
 
 
+HERE = InProcess()
+
+
 class Sendable:
     """A frozen dataclass that is sent as its fields alone: what was worked out from them stays behind."""
 
