@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -73,7 +74,9 @@ def test_an_error_says_where_in_the_other_process_it_was_raised(tmp_path: Path) 
 
 
 def test_after_an_error_no_task_is_started(tmp_path: Path) -> None:
-    tasks = [Task(0, error="evidence", after="began-1"), Task(1, after="never"), *map(Task, range(2, 9))]
+    """Also while an earlier task still runs, for a second, beside an idle process."""
+    Timer(1.0, (tmp_path / "go").touch).start()
+    tasks = [Task(0, after="go"), Task(1, error="evidence"), *map(Task, range(2, 9))]
     with pytest.raises(FLForensicsError, match=r"a\.bin"):
         list(Processes(2).run(Noting(tmp_path), tasks, no_progress))
     assert began(tmp_path) == {"began-0", "began-1"}
@@ -147,21 +150,21 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_when_the_parent_is_stopped_its_processes_end_and_tidy_up(how: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PARENT, str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True) as parent:
-        for task in (0, 1):
-            wait_for(tmp_path / f"running-{task}")
-        while len(pids := [int(path.name[4:]) for path in tmp_path.glob("pid-*")]) < 2:
-            time.sleep(0.01)
-        if how is signal.SIGINT:
-            os.killpg(parent.pid, how)  # as a terminal does: to every process
-        else:
-            parent.send_signal(how)
-        assert parent.wait(20) == (130 if how is signal.SIGINT else -how)
-        assert parent.stderr is not None
-        assert parent.stderr.read() == b""
+    command, log = [sys.executable, "-c", PARENT, str(tmp_path)], tmp_path.with_suffix(".log")
+    with log.open("wb") as stderr:
+        parent = subprocess.Popen(command, cwd=ROOT, stderr=stderr, start_new_session=True)
+    for task in (0, 1):
+        wait_for(tmp_path / f"running-{task}")
+    while len(pids := [int(path.name[4:]) for path in tmp_path.glob("pid-*")]) < 2:
+        time.sleep(0.01)
+    if how is signal.SIGINT:
+        os.killpg(parent.pid, how)  # as a terminal does: to every process
+    else:
+        parent.send_signal(how)
+    assert parent.wait(20) == (130 if how is signal.SIGINT else -how)
     end = time.monotonic() + 20
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(map(alive, pids))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"pid-{pid}" for pid in pids)
+    assert log.read_text() == ""

@@ -74,7 +74,7 @@ def sleep_in_a_folder(folder: str, task: int, _progress: Progress) -> int:
     """Makes a temporary folder, as reading HDF5 does, says so, and sleeps."""
     with named(folder, task), TemporaryDirectory(dir=folder):
         (Path(folder) / f"pid-{os.getpid()}").touch()
-        time.sleep(PATIENCE)
+        time.sleep(2 * PATIENCE)
     return task
 
 
