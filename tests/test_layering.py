@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flforensics"
 FLOORS = (
     ("errors", "results"),
-    ("rounds", "evidence"),
+    ("rounds", "evidence", "scheduling"),
     ("formats", "fusion", "gradients", "models", "inputs"),
     ("archive", "replay", "provenance", "report"),
     ("cli",),
@@ -21,6 +21,7 @@ MUST_NOT = {
     "errors": ("torch", "click"),
     "results": ("torch", "click"),
     "report": ("torch", "click"),
+    "scheduling": ("torch", "click", "pathlib"),
     "replay": ("click",),
     "archive": ("click",),
     "provenance": ("click", "pathlib"),
@@ -77,6 +78,8 @@ def test_imports_go_down_only(path: Path) -> None:
     [
         ("results", "import torch"),
         ("rounds", "from flforensics import formats"),
+        ("scheduling", "import torch"),
+        ("scheduling", "from flforensics.rounds import Round"),
         ("rounds", "from flforensics.formats.safetensors import contents"),
         ("replay", "import flforensics.provenance.ledger"),
         ("archive", "from flforensics.fusion import FUSIONS"),
@@ -110,6 +113,7 @@ def test_no_file_grows_past_400_lines(path: Path) -> None:
         "flforensics.formats",
         "flforensics.fusion",
         "flforensics.provenance",
+        "flforensics.scheduling.processes",
     ],
 )
 def test_starts_without_torch(module: str) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from flforensics.archive import MANIFEST
 from flforensics.archive.manifest import Manifest, read_manifest
@@ -22,7 +23,8 @@ from flforensics.rounds import Checkpoint, ClientModel, Round, StoredModel, span
 class Archive:
     """A folder of evidence. Every file that is opened through it is remembered for the digest.
 
-    Inside `hashing()` files are hashed on another thread from the moment they are opened.
+    Inside `hashing()` files are hashed on another thread from the moment they are opened. Sent to another process,
+    it is the same folder with nothing opened; `admit` takes back what was read there.
     """
 
     root: Path
@@ -30,6 +32,11 @@ class Archive:
     opened: dict[str, EvidenceFile] = field(default_factory=dict, repr=False)
     _hashers: list[ThreadPoolExecutor] = field(default_factory=list, repr=False)
     _hashed: dict[str, "Future[str]"] = field(default_factory=dict, repr=False)
+    _read: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent as its folder."""
+        return open_declared, (self.root.absolute(),)
 
     @cached_property
     def fusions(self) -> tuple[int, ...]:
@@ -99,14 +106,32 @@ class Archive:
         names += [layout.client.fill(round_=number, client=label) for label in self._files_of(number)]
         return tuple(name for name in names if (self.root / name).is_file())
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the sorted lines `sha256  path` of exactly the files that were opened."""
-        sums = {
+    def sums(self) -> dict[str, str]:
+        """SHA-256, hexadecimal, of every file that was opened so far, by path."""
+        return {
             name: self._hashed[name].result() if name in self._hashed else file.sha256
             for name, file in self.opened.items()
         }
-        lines = sorted(f"{digest}  {name}\n" for name, digest in sums.items())
+
+    def admit(self, sums: Mapping[str, str]) -> None:
+        """Count files that were read, here or by another process, for the digest.
+
+        Raises EvidenceError (CHANGED) where the same path was read with other bytes before.
+        """
+        for name, digest in sums.items():
+            if self._read.setdefault(name, digest) != digest:
+                raise EvidenceError(
+                    f"{name} was read twice, with different bytes",
+                    reason="CHANGED",
+                    file=name,
+                    hint="work on a copy that nobody writes to",
+                )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the sorted lines `sha256  path` of exactly the files that were read."""
+        self.admit(self.sums())
+        lines = sorted(f"{digest}  {name}\n" for name, digest in self._read.items())
         return "sha256:" + hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     @cached_property

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from flforensics import __version__
-from flforensics.errors import EvidenceError, FLForensicsError, UsageError
+from flforensics.errors import EvidenceError, FLForensicsError, ProcessError, UsageError
 from flforensics.report.words import shown
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -23,7 +23,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 WELL, FINDING, USAGE, UNDECIDED, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 70, 130
-STATUS: tuple[tuple[type[FLForensicsError], int], ...] = ((UsageError, USAGE), (EvidenceError, UNDECIDED))
+STATUS: tuple[tuple[type[FLForensicsError], int], ...] = (
+    (UsageError, USAGE),
+    (EvidenceError, UNDECIDED),
+    (ProcessError, INTERNAL),
+)
 
 EPILOG = """
 Exit status: 0 all is well; 1 a finding (a round is inconsistent, a client sent non-finite numbers);

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flforensics.cli.options import archive_folder, archive_option, relative, report_options
+from flforensics.cli.options import archive_folder, archive_option, jobs_option, relative, report_options
 from flforensics.cli.output import deliver, progress_bar, require_forms
+from flforensics.scheduling import HERE, Scheduler
 
 if TYPE_CHECKING:
     from flforensics.archive.declared import Archive
@@ -18,19 +19,23 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @archive_option
 @click.option("--factory", metavar="MODULE:FUNCTION", help='For `source = "python"`: what builds the network.')
+@jobs_option
 @report_options
-def command(archive_path: Path | None, factory: str | None, form: str | None, outputs: tuple[Path, ...]) -> int:
+def command(
+    archive_path: Path | None, factory: str | None, jobs: int, form: str | None, outputs: tuple[Path, ...]
+) -> int:
     """What is in this archive, and what is wrong with it.
 
     Reads every tensor of every round, looks for numbers that are not finite and for what would be odd in an
     honest run, and runs the archive's [check].
     """
     from flforensics.archive import open_archive
+    from flforensics.cli.dividing import divided
 
     require_forms(form, outputs)
     archive = open_archive(archive_folder(archive_path))
-    with archive.hashing(), progress_bar() as progress:
-        result = inspection(archive, factory=factory, progress=progress)
+    with archive.hashing(), divided(jobs) as scheduler, progress_bar() as progress:
+        result = inspection(archive, factory=factory, scheduler=scheduler, progress=progress)
     deliver(result, form=form, outputs=outputs)
     return status(result.problems)
 
@@ -44,8 +49,11 @@ def status(problems: "tuple[Problem, ...]") -> int:
     return UNDECIDED if problems else WELL
 
 
-def inspection(archive: "Archive", *, factory: str | None, progress: "Progress") -> "Inspection":
-    """Everything that the archive holds, read once."""
+def inspection(
+    archive: "Archive", *, factory: str | None, scheduler: Scheduler = HERE, progress: "Progress"
+) -> "Inspection":
+    """Everything that the archive holds, read once; each round is a task of its own."""
+    from flforensics.cli.dividing import answers
     from flforensics.fusion.specification import fusion_specification, rule_of
     from flforensics.replay.anomalies import anomalies, swap_power
     from flforensics.results import Inspection
@@ -53,9 +61,10 @@ def inspection(archive: "Archive", *, factory: str | None, progress: "Progress")
     manifest = archive.manifest
     fusion = fusion_specification(manifest.fusion)
     found: list[_Found] = []
-    for done, number in enumerate(archive.fusions):
-        found.append(_round(archive, number, weighted=rule_of(fusion).needs_weights))
-        progress("rounds", done + 1, len(archive.fusions))
+    work = _InspectWork(archive, weighted=rule_of(fusion).needs_weights)
+    for one in answers(scheduler, archive, work, archive.fusions, progress):
+        found.append(one)
+        progress("rounds", len(found), len(archive.fusions))
     check, failed = _check(archive, factory=factory)
     marks = [mark for one in found for mark in one.marks]
     return Inspection(
@@ -83,22 +92,31 @@ class _Found:
     marks: "tuple[Mark, ...]"
 
 
-def _round(archive: "Archive", number: int, *, weighted: bool) -> _Found:
-    from flforensics.archive.contents import contents, gaps, misfits, rejected
-    from flforensics.errors import EvidenceError
-    from flforensics.replay import non_finite
-    from flforensics.replay.anomalies import marks_of, movement_of
+@dataclass(frozen=True)
+class _InspectWork:
+    """What one round holds; its number is the task. `weighted` says that the rule cannot do without weights."""
 
-    try:
-        round_ = archive.round(number)
-        held, unfit = contents(archive, round_), misfits(round_)
-        problems = (*gaps(round_, weighted=weighted), *unfit, *non_finite(round_))
-        if unfit or any(problem.finding for problem in problems):
-            return _Found((held,), problems, ())
-        movement = movement_of(archive.round(number - 1)) if number - 1 in archive.fusions else None
-        return _Found((held,), problems, tuple(marks_of(round_, movement=movement)))
-    except EvidenceError as error:
-        return _Found((), (rejected(error),), ())
+    archive: "Archive"
+    weighted: bool
+
+    def __call__(self, number: int, _progress: "Progress") -> _Found:
+        """Everything of the round, read once; a file that is rejected is the round's only problem."""
+        from flforensics.archive.contents import contents, gaps, misfits, rejected
+        from flforensics.errors import EvidenceError
+        from flforensics.replay import non_finite
+        from flforensics.replay.anomalies import marks_of, movement_of
+
+        archive = self.archive
+        try:
+            round_ = archive.round(number)
+            held, unfit = contents(archive, round_), misfits(round_)
+            problems = (*gaps(round_, weighted=self.weighted), *unfit, *non_finite(round_))
+            if unfit or any(problem.finding for problem in problems):
+                return _Found((held,), problems, ())
+            movement = movement_of(archive.round(number - 1)) if number - 1 in archive.fusions else None
+            return _Found((held,), problems, tuple(marks_of(round_, movement=movement)))
+        except EvidenceError as error:
+            return _Found((), (rejected(error),), ())
 
 
 def _check(archive: "Archive", *, factory: str | None) -> "tuple[CheckOutcome | None, list[Problem]]":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from flforensics.provenance.case import Settings
 from flforensics.provenance.check import logits_difference
 from flforensics.provenance.trace import Questions
 from flforensics.results import CheckOutcome, InputLineage, InputTrace, Method, Progress, Run, Subject
+from flforensics.scheduling import Sendable
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,19 @@ def network_of(archive: Archive, *, factory: str | None) -> nn.Module:
         )
     labels = len(archive.manifest.labels) or None
     return build_network(table, labels=labels, folder=archive.resource, factory=factory)
+
+
+@dataclass(frozen=True)
+class Laboratory(Sendable):
+    """An archive and its network, which is built where it is used first."""
+
+    archive: Archive
+    factory: str | None
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """As `network_of`."""
+        return network_of(self.archive, factory=self.factory)
 
 
 @dataclass(frozen=True)

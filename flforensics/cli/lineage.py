@@ -1,6 +1,5 @@
 """`flforensics lineage`."""
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from flforensics.cli.options import (
     computing_options,
     device_name,
     input_options,
+    jobs_option,
     on_device,
     path_options,
     relative,
@@ -24,19 +24,14 @@ from flforensics.cli.options import (
 from flforensics.cli.output import deliver, progress_bar, require_forms
 from flforensics.errors import EvidenceError, UsageError
 from flforensics.rounds import spans
+from flforensics.scheduling import HERE, Scheduler
 
 if TYPE_CHECKING:
     from flforensics.archive.declared import Archive
     from flforensics.cli.laboratory import Given
-    from flforensics.fusion.rule import Rule
-    from flforensics.fusion.specification import FusionSpecification
     from flforensics.provenance.case import Settings
-    from flforensics.provenance.lineage import LineageAnswers, Step
+    from flforensics.provenance.lineage import LineageAnswers
     from flforensics.results import Lineage, Progress, RoundReplay
-    from flforensics.rounds import Round
-
-Opened = Mapping[int, "Round | EvidenceError"]
-"""The rounds that have clients or weights, or why they cannot be opened."""
 
 
 @click.command("lineage")
@@ -51,6 +46,7 @@ Opened = Mapping[int, "Round | EvidenceError"]
 @target_options
 @path_options
 @computing_options
+@jobs_option
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Show only the N best clients in the table.")
 @report_options
 def command(
@@ -64,6 +60,7 @@ def command(
     against: str | None,
     device: str,
     memory: int,
+    jobs: int,
     top: int | None,
     factory: str | None,
     form: str | None,
@@ -78,6 +75,7 @@ def command(
     """
     from flforensics.archive import open_archive
     from flforensics.cli import UNDECIDED
+    from flforensics.cli.dividing import divided
     from flforensics.cli.laboratory import Given
     from flforensics.cli.replay import status, worst
     from flforensics.provenance.case import Settings
@@ -89,13 +87,22 @@ def command(
         chosen=class_index(chosen, names),
         versus=opponent(against, names),
         device=device,
-        memory=on_device(memory, device),
+        memory=on_device(memory, device) // jobs,
         **options,
     )
     require_margin(settings)
     given = Given(inputs, texts, labels)
-    with archive.hashing(), progress_bar() as progress:
-        result = lineage(archive, first, last, given, settings=settings, factory=factory, progress=progress)
+    with archive.hashing(), divided(jobs) as scheduler, progress_bar() as progress:
+        result = lineage(
+            archive,
+            first,
+            last,
+            given,
+            settings=settings,
+            factory=factory,
+            scheduler=scheduler,
+            progress=progress,
+        )
     deliver(result, form=form, outputs=outputs, top=top)
     gaps = [UNDECIDED for one in result.inputs if one.gaps]
     return worst([*map(status, result.replays), *gaps])
@@ -109,52 +116,56 @@ def lineage(
     *,
     settings: "Settings",
     factory: str | None,
+    scheduler: Scheduler = HERE,
     progress: "Progress",
 ) -> "Lineage":
     """The whole answer: the check, the replay of every round, and the lineage of every input."""
-    from flforensics.cli.laboratory import doubts_of, groups_of, method_of, network_of, run_of, same_ranking
-    from flforensics.fusion.specification import fusion_specification, rule_of
-    from flforensics.provenance.lineage import trace_lineage
+    from flforensics.cli.dividing import answers
+    from flforensics.cli.laboratory import Laboratory, doubts_of, groups_of, method_of, run_of, same_ranking
+    from flforensics.cli.links import LineageWork, round_tasks, stored_step
+    from flforensics.provenance.lineage import joined
+    from flforensics.provenance.links import ask
     from flforensics.results import Lineage
 
-    fusion = fusion_specification(archive.manifest.fusion)
     numbers = _numbers(archive, first, last)
-    groups, network = groups_of(archive, given), network_of(archive, factory=factory)
+    groups, laboratory = groups_of(archive, given), Laboratory(archive, factory)
     doubts = doubts_of(archive, factory=factory, progress=progress)
-    opened = {number: _opened(archive, number) for number in _needed(archive, numbers, rule_of(fusion))}
-    replays = [_replay(number, opened, fusion, progress) for number in numbers if number in opened]
-    steps = list(_steps(archive, numbers, opened, fusion, given_start=first is not None))
+    batches, labels = [group.questions for group in groups], archive.manifest.labels
+    tasks = round_tasks(numbers, begins=first is not None or numbers[0] not in archive.fusions)
+    replays: dict[int, RoundReplay] = {}
 
-    def answers(settings: "Settings") -> "LineageAnswers":
-        return trace_lineage(
-            steps,
-            rule_of(fusion),
-            network,
-            [group.questions for group in groups],
-            settings=settings,
-            labels=archive.manifest.labels,
-            verdicts={one.round: one.verdict for one in replays},
-            progress=progress,
+    def found(settings: "Settings") -> "LineageAnswers":
+        asked = ask(
+            stored_step(archive, numbers[-1]), laboratory.network, batches, settings=settings, labels=labels
         )
+        work, linked = LineageWork(laboratory, asked, replaying=not replays), []
+        for one in answers(scheduler, archive, work, tasks, progress):
+            linked.append(one.linked)
+            if one.replay is not None:
+                replays[one.replay.round] = one.replay
+            settings.profile.passes += one.linked.passes
+            progress("rounds", len(linked), len(tasks))
+        verdicts = {number: one.verdict for number, one in replays.items()}
+        return joined(asked, batches, linked, verdicts)
 
-    found = answers(settings)
-    require_another_class(settings, found.inputs)
+    result = found(settings)
+    require_another_class(settings, result.inputs)
     same = (
-        same_ranking(found.inputs, answers(replace(settings, precise=False)).inputs) if settings.precise else None
+        same_ranking(result.inputs, found(replace(settings, precise=False)).inputs) if settings.precise else None
     )
     positions = [position for group in groups for position in group.positions]
-    inputs = dict(zip(positions, found.inputs, strict=True))
+    inputs = dict(zip(positions, result.inputs, strict=True))
     return Lineage(
         run=run_of(settings, same),
         archive=relative(archive.root),
         digest=archive.digest,
         round=numbers[-1],
-        labels=archive.manifest.labels,
+        labels=labels,
         method=method_of(settings),
-        replays=tuple(replays),
+        replays=tuple(replays.values()),
         inputs=tuple(inputs[position] for position in sorted(inputs)),
-        untraced=found.untraced,
-        warnings=(*doubts, *_unfinished(archive, numbers[-1], asked=last), *found.warnings),
+        untraced=result.untraced,
+        warnings=(*doubts, *_unfinished(archive, numbers[-1], asked=last), *result.warnings),
     )
 
 
@@ -178,72 +189,6 @@ def _numbers(archive: "Archive", first: int | None, last: int | None) -> tuple[i
         raise UsageError(f"--from {first} is not before round {end}", hint="give an earlier round to begin with")
     known = sorted({*archive.globals, *archive.fusions})
     return tuple(number for number in known if (first is None or first <= number) and number <= end)
-
-
-def _needed(archive: "Archive", numbers: Sequence[int], rule: "Rule") -> Iterator[int]:
-    """The rounds with clients on the way; for rules with server state, those before it too."""
-    for number in archive.fusions:
-        if number in numbers or (rule.needs_history and number < numbers[-1]):
-            yield number
-
-
-def _opened(archive: "Archive", number: int) -> "Round | EvidenceError":
-    try:
-        return archive.round(number)
-    except EvidenceError as error:
-        return error
-
-
-def _history(opened: Opened, number: int, fusion: "FusionSpecification") -> "tuple[Round, ...]":
-    """The rounds before `number` that can be opened, oldest first, if the rule's server keeps state."""
-    from flforensics.fusion.specification import rule_of
-
-    if not rule_of(fusion).needs_history:
-        return ()
-    return tuple(one for key, one in opened.items() if key < number and not isinstance(one, EvidenceError))
-
-
-def _replay(number: int, opened: Opened, fusion: "FusionSpecification", progress: "Progress") -> "RoundReplay":
-    """One round's verdict; a file that is missing or rejected gives `indeterminate` with the reason."""
-    from flforensics.replay import examine_round, undecided
-
-    one = opened[number]
-    if isinstance(one, EvidenceError):
-        return undecided(number, fusion.rule, str(one))
-    earlier = _history(opened, number, fusion)
-    return examine_round(one, fusion, earlier=earlier, recovering=False, progress=progress)
-
-
-def _steps(
-    archive: "Archive",
-    numbers: Sequence[int],
-    opened: Opened,
-    fusion: "FusionSpecification",
-    *,
-    given_start: bool,
-) -> "Iterator[Step]":
-    """The rounds as steps of a lineage; what the archive does not hold at all is a step without anything."""
-    from flforensics.provenance.lineage import Step
-
-    for place, number in enumerate(numbers):
-        absent = range(numbers[place - 1] + 1, number) if place else range(0)
-        if absent:
-            yield Step(absent[-1], None, reason=f"the archive holds nothing of {spans(absent)}")
-        step = _step(archive, number, opened, _history(opened, number, fusion))
-        beginning = place == 0 and (given_start or number not in opened)
-        yield replace(step, round=None, reason="" if step.fused else step.reason) if beginning else step
-
-
-def _step(archive: "Archive", number: int, opened: Opened, earlier: "tuple[Round, ...]") -> "Step":
-    from flforensics.provenance.lineage import Step
-
-    one = opened.get(number) or EvidenceError(f"the archive holds no clients of round {number}", reason="CLIENTS")
-    if not isinstance(one, EvidenceError):
-        return Step(number, one.fused, one, earlier)
-    try:
-        return Step(number, archive.stored_global(number), reason=one.message)
-    except EvidenceError as error:
-        return Step(number, None, reason=error.message)
 
 
 def _unfinished(archive: "Archive", number: int, *, asked: int | None) -> list[str]:

@@ -127,6 +127,19 @@ def computing_options(command: Command) -> Command:
     )(command)
 
 
+def jobs_option(command: Command) -> Command:
+    """--jobs."""
+    return click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Divide the rounds among N processes of this machine, with their part of the threads and the memory"
+        " each. Each takes about three seconds to start.",
+    )(command)
+
+
 class _Bytes(click.ParamType[int]):
     """A number of bytes: 2GB, 500MB, 1.5 GiB or 4000000."""
 

@@ -1,20 +1,21 @@
 """`flforensics replay`."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from flforensics.cli.options import archive_folder, archive_option, relative, report_options
+from flforensics.cli.options import archive_folder, archive_option, jobs_option, relative, report_options
 from flforensics.cli.output import deliver, progress_bar, require_forms
 from flforensics.fusion import FUSIONS
+from flforensics.scheduling import HERE, Scheduler
 
 if TYPE_CHECKING:
     from flforensics.archive.declared import Archive
     from flforensics.results import Progress, Replay, RoundReplay
     from flforensics.rounds import Round
-
 
 DECLARED, AUTO = "declared", "auto"
 
@@ -36,12 +37,14 @@ DECLARED, AUTO = "declared", "auto"
     help="Recover the weights that the server really used, and describe what is not explained"
     " [default: for rounds that do not replay].",
 )
+@jobs_option
 @report_options
 def command(
     archive_path: Path | None,
     number: int | None,
     rule: str,
     recovering: bool | None,
+    jobs: int,
     form: str | None,
     outputs: tuple[Path, ...],
 ) -> int:
@@ -51,11 +54,12 @@ def command(
     rounding errors.
     """
     from flforensics.archive import open_archive
+    from flforensics.cli.dividing import divided
 
     require_forms(form, outputs)
     archive = open_archive(archive_folder(archive_path))
-    with archive.hashing(), progress_bar() as progress:
-        result = replay(archive, number, rule=rule, recovering=recovering, progress=progress)
+    with archive.hashing(), divided(jobs) as scheduler, progress_bar() as progress:
+        result = replay(archive, number, rule=rule, recovering=recovering, scheduler=scheduler, progress=progress)
     deliver(result, form=form, outputs=outputs)
     return worst(status(one) for one in result.rounds)
 
@@ -66,16 +70,30 @@ def replay(
     *,
     rule: str = DECLARED,
     recovering: bool | None = None,
+    scheduler: Scheduler = HERE,
     progress: "Progress",
 ) -> "Replay":
-    """Every round, or one."""
+    """Every round, or one; each is a task of its own."""
+    from flforensics.cli.dividing import answers
     from flforensics.results import Replay
 
     numbers = archive.fusions if number is None else (number,)
-    rounds = tuple(
-        replay_one(archive, one, rule=rule, recovering=recovering, progress=progress) for one in numbers
-    )
+    work = ReplayWork(archive, rule, recovering)
+    rounds = tuple(answers(scheduler, archive, work, numbers, progress))
     return Replay(relative(archive.root), archive.digest, rounds)
+
+
+@dataclass(frozen=True)
+class ReplayWork:
+    """The replay of a round, whose number is the task."""
+
+    archive: "Archive"
+    rule: str
+    recovering: bool | None
+
+    def __call__(self, number: int, progress: "Progress") -> "RoundReplay":
+        """As `replay_one`."""
+        return replay_one(self.archive, number, rule=self.rule, recovering=self.recovering, progress=progress)
 
 
 def replay_one(

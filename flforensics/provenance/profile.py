@@ -3,8 +3,9 @@
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -30,6 +31,10 @@ class Profile:
         self.passes = 0
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._inside = threading.local()
+
+    def __reduce__(self) -> "tuple[Callable[[], Profile], tuple[()]]":
+        """Another process, to which it is sent, has its own time."""
+        return partial(Profile, measuring=self.measuring), ()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

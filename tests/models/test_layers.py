@@ -1,6 +1,8 @@
 """`source = "layers"` and [model.replace]: what is allowed, and what an error says."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -124,3 +126,13 @@ def test_every_allowed_layer_is_a_layer_with_one_input():
         assert layer is getattr(nn, name)
         parameters = inspect.signature(layer.forward).parameters.values()
         assert sum(one.default is one.empty for one in parameters) == 2, name
+
+
+def test_building_a_network_does_not_load_torchs_compiler():
+    """It takes two seconds, and nothing here is compiled."""
+    code = (
+        "import sys; from flforensics.models import build_network;"
+        " layer = {'type': 'Conv2d', 'in_channels': 1, 'out_channels': 2, 'kernel_size': 3};"
+        " build_network({'source': 'layers', 'layers': [layer]}); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
