@@ -98,12 +98,6 @@ class Case:
         floating = {name: torch.lerp(previous[name], self.new[name], t) for name in self.floating}
         return {**self.new, **floating}
 
-    def chunks(self) -> list[Tensor]:
-        """The inputs in groups whose gradients, written out, fit in the memory budget (two copies of them)."""
-        value = self.settings.dtype.itemsize
-        size = max(1, min(256, self.settings.memory // (2 * value * max(1, self.parameters))))
-        return list(torch.split(torch.arange(self.call.count, device=self.target.classes.device), size))
-
 
 @dataclass(frozen=True)
 class Lines:

@@ -24,6 +24,7 @@ from flforensics.gradients import Call
 from flforensics.gradients.record import forward
 from flforensics.models import class_logits
 from flforensics.provenance.case import Case
+from flforensics.provenance.chunks import in_chunks
 from flforensics.provenance.directions import started_from
 from flforensics.provenance.localize.finite import require_finite
 from flforensics.provenance.targets import ClassTarget
@@ -85,14 +86,16 @@ class _Updates:
 
 def _influences(case: Case, updates: _Updates) -> Tensor:
     """1/K ⟨∇ log p(class), Δ_k/‖Δ_k‖⟩ under the previous global for every input of `case`, [N, K]."""
-    parts = []
-    for rows in case.chunks():
-        gradients = [_gradient(case, int(row)) for row in rows]
-        total = torch.zeros(len(rows), len(case.clients), dtype=torch.float64, device=rows.device)
+    written_out = 2 * case.settings.dtype.itemsize * max(1, case.parameters)
+
+    def met(some: Case) -> Tensor:
+        gradients = [_gradient(some, row) for row in range(some.call.count)]
+        total = torch.zeros(len(gradients), len(case.clients), dtype=torch.float64, device=case.settings.device)
         for name in gradients[0]:
             total += (torch.stack([one[name].flatten() for one in gradients]) @ updates[name].T).double()
-        parts.append(total / len(case.clients))
-    return torch.cat(parts)
+        return total / len(case.clients)
+
+    return torch.cat(in_chunks(case, met, size=max(1, case.settings.memory // written_out)))
 
 
 def _gradient(case: Case, row: int) -> dict[str, Tensor]:
