@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flforensics.cli.laboratory import Given
     from flforensics.provenance.case import Settings
     from flforensics.provenance.lineage import LineageAnswers
-    from flforensics.results import Lineage, Progress, RoundReplay
+    from flforensics.results import Lineage, Method, Progress, RoundReplay
 
 
 @click.command("lineage")
@@ -47,6 +47,11 @@ if TYPE_CHECKING:
 @path_options
 @computing_options
 @jobs_option
+@click.option(
+    "--departures",
+    is_flag=True,
+    help="Also compare every update with those that its client sent before: what departs, and what that did.",
+)
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Show only the N best clients in the table.")
 @report_options
 def command(
@@ -61,6 +66,7 @@ def command(
     device: str,
     memory: int,
     jobs: int,
+    departures: bool,
     top: int | None,
     factory: str | None,
     form: str | None,
@@ -98,6 +104,7 @@ def command(
             first,
             last,
             given,
+            comparing=departures,
             settings=settings,
             factory=factory,
             scheduler=scheduler,
@@ -114,6 +121,7 @@ def lineage(
     last: int | None,
     given: "Given",
     *,
+    comparing: bool = False,
     settings: "Settings",
     factory: str | None,
     scheduler: Scheduler = HERE,
@@ -138,7 +146,7 @@ def lineage(
         asked = ask(
             stored_step(archive, numbers[-1]), laboratory.network, batches, settings=settings, labels=labels
         )
-        work, linked = LineageWork(laboratory, asked, replaying=not replays), []
+        work, linked = LineageWork(laboratory, asked, replaying=not replays, comparing=comparing), []
         for one in answers(scheduler, archive, work, tasks, progress):
             linked.append(one.linked)
             if one.replay is not None:
@@ -161,7 +169,7 @@ def lineage(
         digest=archive.digest,
         round=numbers[-1],
         labels=labels,
-        method=method_of(settings),
+        method=_compared(method_of(settings)) if comparing else method_of(settings),
         replays=tuple(replays.values()),
         inputs=tuple(inputs[position] for position in sorted(inputs)),
         untraced=result.untraced,
@@ -189,6 +197,13 @@ def _numbers(archive: "Archive", first: int | None, last: int | None) -> tuple[i
         raise UsageError(f"--from {first} is not before round {end}", hint="give an earlier round to begin with")
     known = sorted({*archive.globals, *archive.fusions})
     return tuple(number for number in known if (first is None or first <= number) and number <= end)
+
+
+def _compared(method: "Method") -> "Method":
+    """The method, with the number of earlier rounds that an update is compared with."""
+    from flforensics.provenance.localize.departure import EARLIER
+
+    return replace(method, parameters=(*method.parameters, ("earlier_rounds", EARLIER)))
 
 
 def _unfinished(archive: "Archive", number: int, *, asked: int | None) -> list[str]:

@@ -61,11 +61,15 @@ def stored_step(archive: Archive, number: int, *, reason: str = "") -> Step:
 
 @dataclass(frozen=True)
 class LineageWork(Sendable):
-    """The ledger of a round for what is asked, and its replay unless `replaying` is off."""
+    """The ledger of a round for what is asked, and its replay unless `replaying` is off.
+
+    With `comparing`, updates are compared with those that the same clients sent before.
+    """
 
     laboratory: Laboratory
     asked: Asked
     replaying: bool
+    comparing: bool
 
     def __call__(self, task: RoundTask, progress: Progress) -> RoundAnswer:
         """What one round did; what is wrong with it is the reason in its link."""
@@ -97,11 +101,18 @@ class LineageWork(Sendable):
         return self._rounds[number]
 
     def _history(self, number: int) -> tuple[Round, ...]:
-        """The rounds before `number` that can be opened, oldest first, if the rule's server keeps state."""
-        if not rule_of(self._fusion).needs_history:
-            return ()
+        """The rounds before `number`, if the rule's server keeps state."""
+        return self._rounds_before(number) if rule_of(self._fusion).needs_history else ()
+
+    def _rounds_before(self, number: int) -> tuple[Round, ...]:
+        """The rounds before `number` that can be opened, oldest first."""
         earlier = [self._opened(one) for one in self.laboratory.archive.fusions if one < number]
         return tuple(one for one in earlier if not isinstance(one, EvidenceError))
+
+    def _compared(self, number: int) -> tuple[Round, ...]:
+        """The rounds before `number` whose clients' updates are known, if updates are compared."""
+        rounds = self._rounds_before(number) if self.comparing else ()
+        return tuple(one for one in rounds if one.previous is not None or one.values != "full")
 
     def _replay(self, number: int, progress: Progress) -> RoundReplay | None:
         """The verdict; a file that is missing or rejected gives `indeterminate` with the reason."""
@@ -125,7 +136,7 @@ class LineageWork(Sendable):
             if isinstance(one, EvidenceError):
                 step = stored_step(archive, number, reason=one.message)
             else:
-                step = Step(number, one.fused, one, self._history(number))
+                step = Step(number, one.fused, one, self._history(number), self._compared(number))
         return replace(step, round=None, reason="" if step.fused else step.reason) if task.begins else step
 
     def _before(self, task: RoundTask) -> StoredModel | None:

@@ -1,7 +1,7 @@
 """From what every round did to an input to its lineage: lines that add up, gaps, totals, and who is named."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -45,7 +45,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Effect:
-    """One round's ledger for one input: scores and the other lines; `error` is how far one of them can be off."""
+    """One round's ledger for one input: scores and the other lines; `error` is how far one of them can be off.
+
+    `departures` are parts of the scores, where they were asked for.
+    """
 
     scores: tuple[float, ...]
     server: float
@@ -53,6 +56,7 @@ class Effect:
     nodes: int
     converged: bool | None
     error: float
+    departures: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,10 @@ class Chain:
         """The round's ledger; the residual is what is left of its movement, so that printed lines add up."""
         value = end.values[self.index]
         movement = value - self._value
+        departures = effect.departures or (None,) * len(effect.scores)
         scores = tuple(
-            RoundScore(client, weight, score)
-            for (client, weight), score in zip(link.clients, effect.scores, strict=True)
+            RoundScore(client, weight, score, departure)
+            for (client, weight), score, departure in zip(link.clients, effect.scores, departures, strict=True)
         )
         residual = movement - (sum(effect.scores) + effect.server + effect.unexplained)
         said = end.predictions[self.index]
@@ -188,16 +193,27 @@ class Reading:
                 evidence, replace(REASONS, unresolved=_UNRESOLVED) if self._doubtful_movement else REASONS
             ),
             self._largest_step,
+            self._largest_departure,
         )
 
     @property
     def _largest_step(self) -> LargestStep | None:
         """The cell of the matrix that moved the target most towards its class."""
-        cells = ((one.round, client) for one in self.chain.rounds for client in one.clients)
-        number, best = max(cells, key=lambda cell: cell[1].score, default=(0, None))
-        if best is None or best.score <= 0:
-            return None
-        return LargestStep(number, best.client, best.score, number not in self.doubtful)
+        return _largest(
+            LargestStep(one.round, client.client, client.score, one.round not in self.doubtful)
+            for one in self.chain.rounds
+            for client in one.clients
+        )
+
+    @property
+    def _largest_departure(self) -> LargestStep | None:
+        """The same for departures; they also rest on the rounds before."""
+        return _largest(
+            LargestStep(one.round, client.client, client.departure, all(one.round < bad for bad in self.doubtful))
+            for one in self.chain.rounds
+            for client in one.clients
+            if client.departure is not None
+        )
 
     @cached_property
     def totals(self) -> Totals:
@@ -267,6 +283,11 @@ class Reading:
                     " that is inconsistent"
                 )
         return found
+
+
+def _largest(steps: Iterable[LargestStep]) -> LargestStep | None:
+    """The largest step, if any goes towards the class."""
+    return max((step for step in steps if step.score > 0), key=lambda step: step.score, default=None)
 
 
 def chained(links: Sequence[Link], index: int) -> Chain:

@@ -16,6 +16,7 @@ from flforensics.gradients import Call
 from flforensics.provenance.case import Case, Scores, Settings, network_state
 from flforensics.provenance.chain import Effect, Link, Standing
 from flforensics.provenance.ledger import ledger
+from flforensics.provenance.localize.departure import Habit, departure, habits
 from flforensics.provenance.logits import class_logits_of
 from flforensics.provenance.profile import Profile
 from flforensics.provenance.reading import class_names, line_error, prediction, require_classes, took_part
@@ -29,14 +30,15 @@ from flforensics.rounds import Round, StoredModel
 class Step:
     """One round as the archive has it: its global, its clients, or why either cannot be had (`reason`).
 
-    `earlier` are the rounds before, for rules with server state. A first step without `round` and `reason` is the
-    model to start from.
+    `earlier` are the rounds before, for rules with server state; `before` those that departures are measured from.
+    A first step without `round` and `reason` is the model to start from.
     """
 
     number: int
     fused: StoredModel | None
     round: Round | None = None
     earlier: tuple[Round, ...] = ()
+    before: tuple[Round, ...] = ()
     reason: str = ""
 
 
@@ -204,10 +206,11 @@ class _Linking:
         ]
         names = tuple(client.client for client in cases[0].clients)
         self._warn_of_absent(round_, names)
+        known = habits(cases[0], step.before) if step.before else ()
         effects: list[Effect | str] = []
         for case in cases:
             rows = range(len(effects), len(effects) + case.call.count)
-            effects += self._effects(case, [_not_finite((start, reached), row) for row in rows])
+            effects += self._effects(case, known, [_not_finite((start, reached), row) for row in rows])
         return Link(
             step.number,
             start.standing,
@@ -244,18 +247,18 @@ class _Linking:
                 " missing): it is in `unexplained`"
             )
 
-    def _effects(self, case: Case, obstacles: Sequence[str]) -> list[Effect | str]:
+    def _effects(self, case: Case, known: Sequence[Habit], obstacles: Sequence[str]) -> list[Effect | str]:
         """Everybody's part for each input of a batch, or what stands in its way."""
         if not any(obstacles):
-            return self._computed(case)
+            return self._computed(case, known)
         found: Iterator[Effect | str] = iter(())
         if not all(obstacles):
             free = torch.tensor([not one for one in obstacles], device=case.target.classes.device)
             rows = free.nonzero().squeeze(1)
-            found = iter(self._computed(replace(case, call=case.call[rows], target=case.target[rows])))
+            found = iter(self._computed(replace(case, call=case.call[rows], target=case.target[rows]), known))
         return [one or next(found) for one in obstacles]
 
-    def _computed(self, case: Case) -> list[Effect | str]:
+    def _computed(self, case: Case, known: Sequence[Habit]) -> list[Effect | str]:
         """The ledger of the batch or, where one input spoils it, of each input alone."""
         try:
             scores = ledger(case)
@@ -264,9 +267,23 @@ class _Linking:
                 return [error.message] * case.call.count
             rows = [slice(n, n + 1) for n in range(case.call.count)]
             alone = [replace(case, call=case.call[row], target=case.target[row]) for row in rows]
-            return [effect for one in alone for effect in self._computed(one)]
+            return [effect for one in alone for effect in self._computed(one, known)]
         self.untraced.update(scores.untraced)
-        return [_effect(scores, n, case) for n in range(case.call.count)]
+        departures = self._departures(case, known)
+        return [_effect(scores, n, case, departures) for n in range(case.call.count)]
+
+    def _departures(self, case: Case, known: Sequence[Habit]) -> list[tuple[float | None, ...]] | None:
+        """For each input what departs from each client's earlier updates, where anything is known of these."""
+        if not any(habit.before for habit in known):
+            return None
+        try:
+            rows: list[list[float]] = departure(case, known).scores.tolist()
+        except NotComputableError as error:
+            self.warnings.append(f"round {case.round.number}: no departures: {error.message}")
+            return None
+        return [
+            tuple(score if habit.before else None for score, habit in zip(row, known, strict=True)) for row in rows
+        ]
 
 
 def _not_finite(models: Sequence[_Model], index: int) -> str:
@@ -275,7 +292,9 @@ def _not_finite(models: Sequence[_Model], index: int) -> str:
     return f"the target is not finite under {sources[0]}" if sources else ""
 
 
-def _effect(scores: Scores, index: int, case: Case) -> Effect | str:
+def _effect(
+    scores: Scores, index: int, case: Case, departures: Sequence[tuple[float | None, ...]] | None
+) -> Effect | str:
     """One input's lines as numbers."""
     lines = scores.lines
     assert lines is not None
@@ -291,4 +310,5 @@ def _effect(scores: Scores, index: int, case: Case) -> Effect | str:
         nodes=int(lines.nodes[index]),
         converged=None if fixed or lines.converged is None else bool(lines.converged[index]),
         error=line_error(lines, index),
+        departures=None if departures is None else departures[index],
     )

@@ -17,11 +17,16 @@ class InitialModel:
 
 @dataclass(frozen=True)
 class RoundScore:
-    """How much of the target one client accounts for in one round. `weight` is p_k."""
+    """How much of the target one client accounts for in one round. `weight` is p_k.
+
+    `departure` is what it did there by departing from its earlier updates (None where that was not asked for, or
+    there is nothing to compare with).
+    """
 
     client: str
     weight: float
     score: float
+    departure: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class ClientTotal:
 
 @dataclass(frozen=True)
 class LargestStep:
-    """The largest score of one client in one round. `replays` is False where that round can name nobody.
+    """The largest score, or departure, of one client in one round. `replays` is False where that can name nobody.
 
     Over many rounds every client's ordinary pushes add up and hide what a single one did; this does not sum.
     """
@@ -100,7 +105,8 @@ class Totals:
 class InputLineage:
     """The answer for one input: initial value + Σ clients + totals = the target's value.
 
-    `largest_step` is None where no client ever moved the target towards its class.
+    `largest_step` is None where no client ever moved the target towards its class, `largest_departure` also where
+    no update was compared with earlier ones.
     """
 
     subject: Subject
@@ -113,6 +119,7 @@ class InputLineage:
     totals: Totals
     responsible: Responsible
     largest_step: LargestStep | None = None
+    largest_departure: LargestStep | None = None
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,12 @@ def reports(run, *arguments, at):
 
 @pytest.mark.parametrize(
     "command",
-    [LINEAGE, (*LINEAGE, "--from", 9, "--precise"), (*LINEAGE, "--round", 5, "--against", "4"), REPLAY],
+    [
+        LINEAGE,
+        (*LINEAGE, "--from", 9, "--precise"),
+        (*LINEAGE, "--round", 5, "--against", "4", "--departures"),
+        REPLAY,
+    ],
     ids=lambda command: " ".join(map(str, command)),
 )
 def test_a_foreign_engine_gives_the_same_report(command, run, engine, fixtures):

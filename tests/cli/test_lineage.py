@@ -59,6 +59,44 @@ def test_from_a_round_on_it_is_the_trace_of_the_next(run, archive):
         assert mine["score"] == pytest.approx(its["score"], abs=1e-5)
 
 
+def test_departures_tell_the_fault_from_what_is_usual(run, archive):
+    asked = ("lineage", "inputs/9", "--from", 8, "--nodes", 1, "--against", "true", "--departures")
+    document = run(*asked, "--format", "json", at=archive).json
+    assert document["method"]["earlier_rounds"] == 10
+    wrong = [one for one in document["inputs"] if one["prediction"]["class"] != one["true"]]
+    assert len(wrong) == 10
+    for one in wrong:
+        assert one["largest_departure"]["client"] == "hospital-4"
+        assert one["largest_departure"]["round"] == 10
+        assert one["largest_departure"]["replays"]
+        departures = {client["client"]: client["departure"] for client in one["rounds"][1]["clients"]}
+        assert one["largest_departure"]["score"] == departures["hospital-4"]
+        assert departures["hospital-4"] > 5 * max(value for name, value in departures.items() if name[-1] != "4")
+    table = run(*asked, at=archive).stdout
+    assert "largest departure" in table.splitlines()[2]
+
+
+def test_nothing_departs_in_the_first_round_of_all(run, archive):
+    one = first(run(*LINEAGE, "--round", 2, "--departures", "--format", "json", at=archive))
+    assert [["departure" in client for client in round_["clients"]] for round_ in one["rounds"]] == [
+        [False] * 5,
+        [True] * 5,
+    ]
+    plain = first(run(*LINEAGE, "--round", 2, "--format", "json", at=archive))
+    assert "largest_departure" not in plain
+    scores = [
+        [client["score"] for round_ in each["rounds"] for client in round_["clients"]] for each in (one, plain)
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_departures_after_a_round_that_does_not_replay_name_nobody(run, digits):
+    tampering.edit(tampering.fused(digits, 3), "0.bias", lambda tensor: tensor + 1)
+    outcome = run(*LINEAGE, "--departures", "--format", "json", at=digits)
+    assert outcome.status == 1
+    assert not first(outcome)["largest_departure"]["replays"]
+
+
 def test_up_to_a_round(run, archive):
     outcome = run(*LINEAGE, "--from", 7, "--round", 9, "--format", "json", at=archive)
     one = first(outcome)

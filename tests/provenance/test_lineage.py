@@ -346,6 +346,72 @@ def test_the_largest_step_is_found_though_many_small_ones_sum_higher() -> None:
     assert not doubtful.replays
 
 
+def test_a_departure_is_what_a_client_had_not_done_before() -> None:
+    """On a linear network, by arithmetic: a pushes hard in every round, b and c a little, and once c does not."""
+    direction = CNN.call().arguments[0][0].flatten()
+    steps = [first_step({"1.weight": torch.zeros(1, 144), "1.bias": torch.zeros(1)})]
+    pushes = {"a": (0.050, 0.055, 0.050), "b": (0.010, 0.009, 0.010), "c": (0.010, 0.010, 0.060)}
+    for number in range(3):
+        here = tensors(steps[-1])
+        states = {
+            one: {**here, "1.weight": here["1.weight"] + push[number] * direction} for one, push in pushes.items()
+        }
+        steps.append(next_step(steps[-1], states))
+    rounds = [step.round for step in steps[1:] if step.round is not None]
+    steps = [steps[0], *(replace(step, before=tuple(rounds[:n])) for n, step in enumerate(steps[1:]))]
+    one = lineage(steps, LINEAR).inputs[0]
+    assert one.responsible.client == "a"
+    assert one.largest_step is not None
+    assert one.largest_step.client == "a"
+    assert all(client.departure is None for client in one.rounds[0].clients)
+    last = {client.client: client for client in one.rounds[2].clients}
+    now = {name: push[2] for name, push in pushes.items()}
+    usual = {name: (push[0] + push[1]) / 2 for name, push in pushes.items()}
+    sizes = {name: (push[0] ** 2 + push[1] ** 2) / 2 * (1 + 1 / 2) for name, push in pushes.items()}
+    ratios = {name: (now[name] - usual[name]) ** 2 / sizes[name] for name in pushes}
+    median = sorted(ratios.values())[1]
+    for name, client in last.items():
+        kept = max(0.0, 1 - median / ratios[name])
+        expected = kept * client.score * (now[name] - usual[name]) / now[name]
+        assert client.departure == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert one.largest_departure is not None
+    assert (one.largest_departure.round, one.largest_departure.client) == (3, "c")
+    assert one.largest_departure.score == last["c"].departure
+    assert one.largest_departure.replays
+    doubtful = lineage(steps, LINEAR, verdicts={1: Verdict.INCONSISTENT}).inputs[0].largest_departure
+    assert doubtful is not None
+    assert not doubtful.replays, "the first round is a part of what was usual"
+
+
+def test_a_client_that_is_new_has_no_departure() -> None:
+    steps = [first_step({"1.weight": torch.zeros(1, 144), "1.bias": torch.zeros(1)})]
+    for members in ("ab", "ab", "abc"):
+        here = tensors(steps[-1])
+        states = {name: {**here, "1.weight": here["1.weight"] + 0.01 * (1 + ord(name) % 5)} for name in members}
+        steps.append(next_step(steps[-1], states))
+    rounds = [step.round for step in steps[1:] if step.round is not None]
+    steps[-1] = replace(steps[-1], before=tuple(rounds[:-1]))
+    last = lineage(steps, LINEAR).inputs[0].rounds[-1]
+    assert {client.client: client.departure is None for client in last.clients} == {
+        "a": False,
+        "b": False,
+        "c": True,
+    }
+
+
+def test_a_rule_without_factors_has_no_departures_and_says_so() -> None:
+    steps = [first_step({"1.weight": torch.zeros(1, 144), "1.bias": torch.zeros(1)})]
+    for _ in range(2):
+        here = tensors(steps[-1])
+        states = {name: {**here, "1.weight": here["1.weight"] + 0.01 * k} for k, name in enumerate("abc", 1)}
+        steps.append(next_step(steps[-1], states))
+    rounds = [step.round for step in steps[1:] if step.round is not None]
+    steps[-1] = replace(steps[-1], before=(rounds[0],))
+    found = lineage(steps, LINEAR, rule=rule_named("median"))
+    assert found.inputs[0].largest_departure is None
+    assert any("round 2: no departures: the rule of round 2" in warning for warning in found.warnings)
+
+
 def test_an_edit_of_a_global_stands_in_unexplained_and_spoils_the_next_round() -> None:
     """On a linear network: the edit's part of the margin, which the next round's clients undo."""
     steps, direction = linear_run()

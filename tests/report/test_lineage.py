@@ -160,6 +160,15 @@ def test_every_line_is_a_row():
     assert sum(float(row["score"]) for row in table) == 2.0
 
 
+def test_the_largest_departure_is_said_where_updates_were_compared():
+    other = records.input_lineage(largest_departure=LargestStep(3, "hospital-2", 0.5, True))
+    text = " ".join(render(records.lineage(other), "table").split())
+    assert "from what a client had sent before is that of the file labelled hospital-2 in round 3 (+0.50)." in text
+    assert "largest_departure" in json.loads(render(records.lineage(other), "json"))["inputs"][0]
+    assert "largest_departure.client" in render(records.lineage(other), "csv")
+    assert "departure" not in render(records.lineage(), "table")
+
+
 def test_the_largest_step_is_said_where_it_is_not_the_named_clients():
     plain = " ".join(render(records.lineage(), "table").split())
     assert "largest single step" not in plain

@@ -53,7 +53,14 @@ def _input(one: InputLineage) -> dict[str, Any]:
             "gaps": totals.gaps,
         },
         "responsible": responsible_document(one.responsible),
-        **({} if one.largest_step is None else {"largest_step": asdict(one.largest_step)}),
+        **{
+            name: asdict(step)
+            for name, step in (
+                ("largest_step", one.largest_step),
+                ("largest_departure", one.largest_departure),
+            )
+            if step is not None
+        },
     }
 
 
@@ -67,7 +74,8 @@ def _round(one: RoundLedger) -> dict[str, Any]:
         "nodes": one.nodes,
         **({} if one.converged is None else {"converged": one.converged}),
         "clients": [
-            {"client": client.client, "weight": client.weight, "score": client.score} for client in one.clients
+            {key: value for key, value in asdict(client).items() if key != "departure" or value is not None}
+            for client in one.clients
         ],
     }
 

@@ -21,7 +21,15 @@ from flforensics.report.table.layout import (
     wrapped,
 )
 from flforensics.report.words import percent, plural, shown, signed
-from flforensics.results import ClientTotal, InputLineage, Lineage, RoundLedger, RoundReplay, Verdict
+from flforensics.results import (
+    ClientTotal,
+    InputLineage,
+    LargestStep,
+    Lineage,
+    RoundLedger,
+    RoundReplay,
+    Verdict,
+)
 from flforensics.rounds import spans
 
 _DETAILED = 5
@@ -30,6 +38,7 @@ _LISTED = 10
 _SHORT = 5
 _OTHERS = 8
 _ABSENT = "·"
+_SUMMARY = ("input", "true", "said", "at first", "effect", "responsible", "share", "largest step")
 
 
 def lineage_lines(result: Lineage, top: int | None) -> Iterator[str]:
@@ -79,14 +88,15 @@ def _answer(one: InputLineage) -> str:
         return (
             f"of all that moved it, the file labelled {shown(best.client)} accounts for {percent(best.share)},"
             f" most of all in round {number} ({signed(score)}). That is {percent(responsible.lead)} of the"
-            f" movement ahead of the next largest line.{_step(one)}"
+            f" movement ahead of the next largest line.{_step(one)}{_departure(one)}"
         )
     texts = {
         "server": "the largest part of what moved it is the server's own.",
         "unexplained": "the largest part of what moved it is not explained by the stored clients.",
         "gaps": "the largest part of what moved it happened in gaps of the archive.",
     }
-    return texts.get(responsible.kind, f"no client is named: {responsible.reason}.") + _step(one)
+    named = texts.get(responsible.kind, f"no client is named: {responsible.reason}.")
+    return f"{named}{_step(one)}{_departure(one)}"
 
 
 def _step(one: InputLineage) -> str:
@@ -94,11 +104,20 @@ def _step(one: InputLineage) -> str:
     step = one.largest_step
     if step is None or (step.client == one.responsible.client and step.round == one.clients[0].strongest[0]):
         return ""
+    return f" The largest single step towards it is that of {_where(step)}."
+
+
+def _departure(one: InputLineage) -> str:
+    """The largest departure, where updates were compared."""
+    if one.largest_departure is None:
+        return ""
+    return f" The largest departure from what a client had sent before is that of {_where(one.largest_departure)}."
+
+
+def _where(step: LargestStep) -> str:
+    """Whose, in which round, and how much."""
     doubt = "" if step.replays else ", a round that can name nobody"
-    return (
-        f" The largest single step towards it is that of the file labelled {shown(step.client)} in round"
-        f" {step.round} ({signed(step.score)}){doubt}."
-    )
+    return f"the file labelled {shown(step.client)} in round {step.round} ({signed(step.score)}){doubt}"
 
 
 def _gap_lines(one: InputLineage) -> Iterator[str]:
@@ -282,28 +301,41 @@ def _summary(result: Lineage) -> Iterator[str]:
         + (f"; {len(wrong)} of {len(known)} with a known class are wrong." if known else ".")
     )
     yield ""
+    compared = any(one.largest_departure for one in result.inputs)
     yield tabulate(
-        [_summary_row(one, result) for one in result.inputs],
-        headers=["input", "true", "said", "at first", "effect", "responsible", "share", "largest step"],
-        colalign=("left", "left", "left", "left", "right", "left", "right", "left"),
+        [_summary_row(one, result, compared=compared) for one in result.inputs],
+        headers=[*_SUMMARY, *(["largest departure"] if compared else [])],
+        colalign=(
+            "left",
+            "left",
+            "left",
+            "left",
+            "right",
+            "left",
+            "right",
+            "left",
+            *(["left"] if compared else []),
+        ),
         disable_numparse=True,
     )
     yield ""
     yield "Every client of every round and input: --format csv or --format json."
 
 
-def _summary_row(one: InputLineage, result: Lineage) -> tuple[str, ...]:
+def _summary_row(one: InputLineage, result: Lineage, *, compared: bool) -> tuple[str, ...]:
     subject, responsible = one.subject, one.responsible
     true = "" if subject.true is None else label(subject.true, result.labels)
     mark = "" if subject.true in (None, one.prediction.index) else " ✗"
     effect = signed(one.target.value - one.initial.value)
     begun = (source(subject), true, said(one.prediction) + mark, said(one.initial.prediction), effect)
-    step = one.largest_step
-    largest = "" if step is None else f"{shown(step.client)} in {step.round} ({signed(step.score)})"
+    steps = (one.largest_step, *([one.largest_departure] if compared else []))
+    largest = [
+        "" if step is None else f"{shown(step.client)} in {step.round} ({signed(step.score)})" for step in steps
+    ]
     if responsible.kind != "client":
-        return (*begun, f"({responsible.kind})", "", largest)
+        return (*begun, f"({responsible.kind})", "", *largest)
     best = one.clients[0]
-    return (*begun, shown(best.client), percent(best.share), largest)
+    return (*begun, shown(best.client), percent(best.share), *largest)
 
 
 def _replay_lines(result: Lineage) -> Iterator[str]:
