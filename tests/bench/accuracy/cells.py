@@ -18,7 +18,7 @@ culprit's three; of a ResNet-18, whose models fill the memory."""
 
 _LATE_ALPHAS = {"agnews": (0.3,)}
 _MOST_ALPHAS = (0.1, 0.3, 1.0)
-"""Where a culprit leaves, each round is trained twice and the methods walk eleven rounds: fewer alphas, for time."""
+"""Where a culprit leaves, rounds are trained twice and methods walk eleven of them: fewer alphas, for time."""
 
 
 @dataclass(frozen=True)
