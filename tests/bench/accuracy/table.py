@@ -71,6 +71,7 @@ def summary(records: Sequence[Record]) -> str:
                 _percent(right(flips, method, is_culprit)),
                 _percent(right_together(flips, method)),
                 _percent(right(absent, method, is_culprit, among=Asked.direct)),
+                _percent(right(absent, method, is_culprit)),
                 _times(relative_time([*correct, *flips, *absent], method)),
             ]
         )
@@ -84,6 +85,7 @@ def summary(records: Sequence[Record]) -> str:
         "... all that it caused, %",
         "... all of a round's together, %",
         "absent culprit on top: what the flip taught, %",
+        "... all that it caused by then, %",
         "time, ledger = 1",
     ]
     return _table(heads, rows)
