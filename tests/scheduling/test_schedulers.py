@@ -15,7 +15,7 @@ from flforensics.errors import FLForensicsError, ProcessError
 from flforensics.results import no_progress
 from flforensics.scheduling import InProcess, Scheduler
 from flforensics.scheduling.processes import Processes
-from tests.scheduling.works import ERRORS, Noting, Task, odd, unsendable, wait_for
+from tests.scheduling.works import ERRORS, PATIENCE, Noting, Task, odd, unsendable, wait_for
 
 SCHEDULERS = [InProcess(), Processes(2)]
 everywhere = pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda one: type(one).__name__)
@@ -161,8 +161,8 @@ def test_when_the_parent_is_stopped_its_processes_end_and_tidy_up(how: signal.Si
         os.killpg(parent.pid, how)  # as a terminal does: to every process
     else:
         parent.send_signal(how)
-    assert parent.wait(20) == (130 if how is signal.SIGINT else -how)
-    end = time.monotonic() + 20
+    assert parent.wait(PATIENCE) == (130 if how is signal.SIGINT else -how)
+    end = time.monotonic() + PATIENCE
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(map(alive, pids))

@@ -19,7 +19,7 @@ ERRORS = {
     "internal": ValueError("a mistake of the program"),
     "exit": SystemExit(3),
 }
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
