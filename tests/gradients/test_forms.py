@@ -58,6 +58,14 @@ def test_sums_are_the_sums_of_what_is_written_out(name: str, size: int, monkeypa
             close(both.written_out(directions), total @ directions.T)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_written_out_takes_in_every_form(name: str) -> None:
+    """As where a layer is called again with inputs of another size, which meet other parts of its kernels."""
+    for written, other in zip(found(name).values(), found(name).values(), strict=True):
+        total = 2 * other.dense().values
+        close(written.dense().plus(other).dense().values, total)
+
+
 def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("linear on positions", "conv2d", "conv2d grouped", "conv2d on one pixel", "embedding"):
         gradients = found(name)["0.weight"]
