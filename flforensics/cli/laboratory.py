@@ -53,7 +53,7 @@ def network_of(archive: Archive, *, factory: str | None) -> nn.Module:
             "archive.toml has no [model]", hint="README, 'Describe your archive', shows how to state it"
         )
     labels = len(archive.manifest.labels) or None
-    return build_network(table, labels=labels, folder=archive.resource, factory=factory)
+    return build_network(table, labels=labels, folder=archive.resource, factory=factory, drawn=False)
 
 
 @dataclass(frozen=True)

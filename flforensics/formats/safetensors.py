@@ -6,7 +6,8 @@ file could show different weights to different readers. Here every byte of the f
 
 import math
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -41,32 +42,64 @@ _DTYPES = {
 Span = tuple[int, int, str]
 
 
+@dataclass(frozen=True)
+class _Header:
+    """A header as it is stored, before `size` bytes of tensors. Which file it is from is for errors alone."""
+
+    raw: bytes
+    size: int
+    file: EvidenceFile = field(compare=False)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a header says of one tensor; `begin` counts from the header's end."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+
+
 def contents(file: EvidenceFile, siblings: Siblings | None = None) -> Mapping[str, StoredTensor]:
     """The tensors of one safetensors file, not read yet.
 
     Raises EvidenceError: TRUNCATED, HEADER, JSON, DUPLICATE, METADATA, NAME, DTYPE, SHAPE, LIMIT, SIZE,
     OVERLAP, HOLE, TRAILING.
     """
-    header, start = _header(file)
-    _check_metadata(file, header.pop("__metadata__", {}))
-    check_count(file, len(header))
-    tensors, spans = {}, []
-    for name, entry in header.items():
-        dtype, shape, (begin, end) = _entry(file, check_name(file, name), entry)
-        tensors[name] = StoredTensor(dtype, shape, partial(_load, file, name, dtype, shape, start + begin))
-        spans.append((begin, end, name))
-    _check_cover(file, spans, file.size - start)
-    return tensors
+    header = _header(file)
+    start = file.size - header.size
+    return {
+        one.name: StoredTensor(
+            one.dtype, one.shape, partial(_load, file, one.name, one.dtype, one.shape, start + one.begin)
+        )
+        for one in _places(header)
+    }
 
 
-def _header(file: EvidenceFile) -> tuple[dict[str, Any], int]:
+def _header(file: EvidenceFile) -> _Header:
     length = int.from_bytes(file.read(0, 8), "little")
     if length > _HEADER_LIMIT:
         raise refused(file, f"declares a header of {length} bytes", reason="LIMIT")
     raw = file.read(8, length)
     if not raw.startswith(b"{") or not raw.rstrip(b" ").endswith(b"}"):
         raise refused(file, "has a header that is not one JSON object padded with spaces", reason="HEADER")
-    return strict_json(file, raw), 8 + length
+    return _Header(raw, file.size - 8 - length, file)
+
+
+@lru_cache(maxsize=2)  # the clients of a round have the same header, byte for byte
+def _places(header: _Header) -> tuple[_Place, ...]:
+    """Where the tensors lie, every byte accounted for."""
+    file, entries = header.file, strict_json(header.file, header.raw)
+    _check_metadata(file, entries.pop("__metadata__", {}))
+    check_count(file, len(entries))
+    places, spans = [], []
+    for name, entry in entries.items():
+        dtype, shape, (begin, end) = _entry(file, check_name(file, name), entry)
+        places.append(_Place(name, dtype, shape, begin))
+        spans.append((begin, end, name))
+    _check_cover(file, spans, header.size)
+    return tuple(places)
 
 
 def _check_metadata(file: EvidenceFile, metadata: Any) -> None:

@@ -21,14 +21,19 @@ from flforensics.models.specification import refused
 _BYTES = 4
 # What a small tensor and the module around it take; counting it bounds the number of layers too.
 _LEAST = 1024
+_DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
 
 
-class _MemoryBudget(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, refuses to allocate more than this machine's memory, before it is touched."""
+class _Construction(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, refuses to allocate more than this machine's memory, before it is touched.
 
-    def __init__(self) -> None:
+    Unless `drawing`, parameters keep whatever lies in their memory: every one of them will be given a model's.
+    """
+
+    def __init__(self, *, drawing: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._left = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        self._drawing = drawing
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -46,13 +51,18 @@ class _MemoryBudget(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     "describes a network that does not fit in this machine's memory",
                     hint="correct the sizes, or use a machine with more memory",
                 )
+        if func in _DRAWS and isinstance(args[0], nn.Parameter) and not self._drawing:
+            return args[0]
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def quiet_and_bounded() -> Iterator[None]:
-    """While active: no warnings, the random numbers of the caller stay as they are, and memory is bounded."""
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _MemoryBudget():
+def quiet_and_bounded(*, drawing: bool) -> Iterator[None]:
+    """While active: no warnings, the random numbers of the caller stay as they are, and memory is bounded.
+
+    `drawing`: whether initial weights are drawn, which takes a second for 100 million of them.
+    """
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _Construction(drawing=drawing):
         warnings.simplefilter("ignore")
         yield
 

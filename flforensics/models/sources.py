@@ -15,12 +15,16 @@ from flforensics.models.specification import Request, listed, require_keys, text
 
 @dataclass(frozen=True)
 class Source:
-    """A way to describe a network: its name under `source`, a line of help, its keys, and its builder."""
+    """A way to describe a network: its name under `source`, a line of help, its keys, and its builder.
+
+    `draws`: its initial weights are always drawn, as somebody else's code may build on them.
+    """
 
     name: str
     help: str
     keys: tuple[str, ...]
     build: Callable[[Request], nn.Module]
+    draws: bool = False
 
 
 SOURCES: Mapping[str, Source] = {
@@ -49,6 +53,7 @@ SOURCES: Mapping[str, Source] = {
             "a factory `package.module:function` that the operator names",
             ("name", "arguments"),
             from_python.build,
+            draws=True,
         ),
     )
 }
@@ -60,8 +65,11 @@ def build_network(
     labels: int | None = None,
     folder: Callable[[str], EvidenceFile] | None = None,
     factory: str | None = None,
+    drawn: bool = True,
 ) -> nn.Module:
     """The network that the [model] `table` describes: eval mode, float32, on the CPU, with arbitrary weights.
+
+    Without `drawn` they are not even that, but what lies in memory: for networks that run on stored states.
 
     `labels` is the number of class names, which the network must have outputs for; `folder` opens a file of the
     archive by its relative name; `factory` is the operator's `package.module:function`, without which nothing
@@ -71,7 +79,7 @@ def build_network(
     if source is None:
         raise UsageError(f"archive.toml: [model] source = {table['source']!r} is unknown", hint=listed(SOURCES))
     require_keys(table, "model", allowed=("source", *source.keys))
-    with quiet_and_bounded():
+    with quiet_and_bounded(drawing=drawn or source.draws):
         network = source.build(Request(table, labels=labels, folder=folder, factory=factory))
     _require_independent_inputs(network)
     return network.cpu().float().eval()

@@ -117,8 +117,9 @@ class Directions(Walks):
         reader, some = Reader(terms, case.settings), self._some(terms.fused.numel())
         for lines in some:
             scale = torch.tensor(factors[lines], dtype=case.settings.dtype, device=case.settings.device)
-            values = reader.updates(lines, staging, used=[factor != 0 for factor in factors[lines]])
-            yield Block(name, lines, values, scale, len(some) + 1)
+            rows = staging.take(len(scale), terms.fused.numel())
+            reader.updates(lines, rows, used=[factor != 0 for factor in factors[lines]])
+            yield Block(name, lines, staging.sent(rows), scale, len(some) + 1)
         last = slice(terms.count + 1, terms.count + 2)
         yield Block(name, last, reader.movement[None], self._ones(1), len(some) + 1)
 
@@ -183,15 +184,31 @@ class Models(Walks):
         terms = self.case.scene.read(name)
         reader, some = Reader(terms, self.case.settings), self._some(terms.fused.numel())
         for lines in some:
-            models = reader.models(lines, staging)
-            yield Block(name, lines, models, self._ones(len(models)), len(some))
+            rows = staging.take(lines.stop - lines.start, terms.fused.numel())
+            reader.models(lines, rows, factors=[1.0] * len(rows))
+            yield Block(name, lines, staging.sent(rows), self._ones(len(rows)), len(some))
 
-    def rows(self, name: str, lines: slice) -> Tensor:
-        """Some clients' values of one tensor, [k, *shape], in memory of their own."""
-        terms = self.case.scene.read(name)
-        staging = Staging(self.case.settings, (lines.stop - lines.start) * terms.fused.numel())
-        models = Reader(terms, self.case.settings).models(lines, staging)
-        return models.reshape(-1, *terms.fused.shape)
+    def together(
+        self, names: Sequence[str], staging: Staging, *, at_once: int, factors: Sequence[float]
+    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """c_k θ_k in several tensors, each [k, *shape], of at most so many clients at a time, in `staging`."""
+        read = [self.case.scene.read(name) for name in names]
+        readers = [Reader(terms, self.case.settings) for terms in read]
+        for start in range(0, self.lines, at_once):
+            lines = slice(start, min(start + at_once, self.lines))
+            count = lines.stop - lines.start
+            widths = [count * terms.fused.numel() for terms in read]
+            rows = staging.take(1, sum(widths))
+            for reader, part in zip(readers, torch.split(rows[0], widths), strict=True):
+                reader.models(lines, part.view(count, -1), factors=factors[lines])
+            parts = torch.split(staging.sent(rows)[0], widths)
+            yield (
+                lines,
+                {
+                    terms.name: part.view(count, *terms.fused.shape)
+                    for terms, part in zip(read, parts, strict=True)
+                },
+            )
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
@@ -211,9 +228,10 @@ def client_shares(case: Case, name: str, lines: slice) -> Tensor:
         return case.rule.shares(terms, case.scene).clients[lines].to(case.settings.device, case.settings.dtype)
     scale = torch.tensor(factors[lines], dtype=case.settings.dtype, device=case.settings.device)
     used = [factor != 0 for factor in factors[lines]]
-    staging = Staging(case.settings, (lines.stop - lines.start) * terms.fused.numel())
-    values = Reader(terms, case.settings).updates(lines, staging, used=used)
-    return values.mul_(scale[:, None]).reshape(-1, *terms.fused.shape)
+    staging = Staging(case.settings, len(used) * terms.fused.numel())
+    rows = staging.take(len(used), terms.fused.numel())
+    Reader(terms, case.settings).updates(lines, rows, used=used)
+    return staging.sent(rows).mul_(scale[:, None]).reshape(-1, *terms.fused.shape)
 
 
 def started_from(case: Case) -> Mapping[str, Tensor]:

@@ -6,8 +6,9 @@ gradient. In the last layer of a classifier that is the first position alone, an
 is written out is compared with the layer itself, for one client and input, before it is used.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +20,26 @@ from flforensics.gradients.record import output_of
 Weights = Mapping[str, Tensor]
 """The layer's own floating-point tensors by name, each [k, *shape] for k clients."""
 
+Products = Callable[[nn.Module, Weights, Tensor, Tensor], Tensor]
+"""⟨g_n, layer(x_n; θ_k)⟩, [N, k], of a layer, k clients' weights, inputs x [N, ...] and gradients g [N, ...]."""
+
 _BERT_LAYER = "transformers.models.bert.modeling_bert.BertLayer"
 _CACHED = 1 << 22  # values of an intermediate result that stays near the processor
 _ALIKE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
-def layer_products(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tensor) -> Tensor:
-    """⟨g_n, layer(x_n; θ_k)⟩ for inputs x [N, ...], gradients g of the output [N, ...] and k clients, [N, k]."""
-    if not written_out_is_right(layer, weights, x):
-        outputs = _outputs(layer, weights, x)
-        return torch.einsum("knf,nf->nk", outputs.flatten(2), gradient.flatten(1))
+def products_of(layer: nn.Module, weights: Weights, x: Tensor) -> Products:
+    """How a layer is run with many clients' weights: written out where that is right for these, or by itself."""
+    return written_out if written_out_is_right(layer, weights, x) else run_by_itself
+
+
+def run_by_itself(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tensor) -> Tensor:
+    """`Products` of any layer."""
+    return torch.einsum("knf,nf->nk", _outputs(layer, weights, x).flatten(2), gradient.flatten(1))
+
+
+def written_out(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tensor) -> Tensor:
+    """`Products` of a BertLayer."""
     positions = gradient.flatten(2).abs().amax((0, 2)).nonzero().flatten()
     asked = gradient.index_select(1, positions).flatten(1)
     found = gradient.new_zeros(len(x), len(next(iter(weights.values()))))
@@ -39,14 +50,15 @@ def layer_products(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tens
 
 
 def _outputs(layer: nn.Module, weights: Weights, x: Tensor) -> Tensor:
-    """What the layer itself returns, without a mask, as published: [k, N, ...]."""
+    """What the layer itself returns for many clients: [k, N, ...]."""
+    return vmap(partial(_output, layer), in_dims=(0, None))(dict(weights), x)
 
-    def output(own: Weights, given: Tensor) -> Tensor:
-        found = output_of(functional_call(layer, dict(own), (given,)))
-        assert found is not None
-        return found
 
-    return vmap(output, in_dims=(0, None))(dict(weights), x)
+def _output(layer: nn.Module, own: Weights, x: Tensor) -> Tensor:
+    """What the layer itself returns for one client, without a mask, as published: [N, ...]."""
+    found = output_of(functional_call(layer, dict(own), (x,)))
+    assert found is not None
+    return found
 
 
 def written_out_is_right(layer: nn.Module, weights: Weights, x: Tensor) -> bool:
@@ -54,9 +66,9 @@ def written_out_is_right(layer: nn.Module, weights: Weights, x: Tensor) -> bool:
     kind = type(layer)
     if f"{kind.__module__}.{kind.__qualname__}" != _BERT_LAYER or layer.is_decoder:
         return False
-    first = {name: tensor[:1] for name, tensor in weights.items()}
     positions = torch.arange(x.shape[1], device=x.device)
-    found, truth = _bert_layer(_Own(layer, first, slice(0, 1)), x[:1], positions), _outputs(layer, first, x[:1])
+    found = _bert_layer(_Own(layer, weights, slice(0, 1)), x[:1], positions)[0]
+    truth = _output(layer, {name: tensor[0] for name, tensor in weights.items()}, x[:1])
     return bool((found - truth).abs().max() <= _ALIKE[x.dtype] * truth.abs().max())
 
 
@@ -96,8 +108,9 @@ class _Own:
     def norm(self, name: str, x: Tensor) -> Tensor:
         """Every client's LayerNorm on x [k, P, features]."""
         module = self.layer.get_submodule(name)
+        weight, bias = self[f"{name}.weight"][:, None], self[f"{name}.bias"][:, None]
         normalised = F.layer_norm(x, x.shape[-1:], eps=module.eps)  # type: ignore[arg-type]
-        return normalised.mul_(self[f"{name}.weight"][:, None]).add_(self[f"{name}.bias"][:, None])
+        return torch.addcmul(bias, normalised, weight, out=normalised)
 
 
 def _bert_layer(own: _Own, x: Tensor, positions: Tensor) -> Tensor:

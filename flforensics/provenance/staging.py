@@ -64,9 +64,8 @@ class Reader:
         difference = self._terms.fused.double() - self._terms.previous.double()
         return difference.flatten().to(self._device)
 
-    def updates(self, lines: slice, staging: Staging, *, used: Sequence[bool]) -> Tensor:
-        """client − previous, [k, V]; what is not used is 0, and not read."""
-        rows = staging.take(lines.stop - lines.start, self._terms.fused.numel())
+    def updates(self, lines: slice, rows: Tensor, *, used: Sequence[bool]) -> None:
+        """Fill rows [k, V] on the host with client − previous; what is not used is 0, and not read."""
         for row, client, needed in zip(rows, range(lines.start, lines.stop), used, strict=True):
             if not needed:
                 row.zero_()
@@ -75,18 +74,15 @@ class Reader:
             else:
                 assert self._previous is not None
                 torch.sub(self._stored(client), self._previous, out=row)
-        return staging.sent(rows)
 
-    def models(self, lines: slice, staging: Staging) -> Tensor:
-        """Full models, [k, V]."""
-        rows = staging.take(lines.stop - lines.start, self._terms.fused.numel())
-        for row, client in zip(rows, range(lines.start, lines.stop), strict=True):
+    def models(self, lines: slice, rows: Tensor, *, factors: Sequence[float]) -> None:
+        """Fill rows [k, V] on the host with full models times their factors."""
+        for row, client, factor in zip(rows, range(lines.start, lines.stop), factors, strict=True):
             if self._terms.relative:
                 assert self._previous is not None
-                torch.add(self._stored(client), self._previous, out=row)
+                torch.add(self._stored(client), self._previous, out=row).mul_(factor)
             else:
-                row.copy_(self._stored(client))
-        return staging.sent(rows)
+                torch.mul(self._stored(client), factor, out=row)
 
     def _stored(self, client: int) -> Tensor:
         stored = self._terms.client(client).flatten()

@@ -22,8 +22,9 @@ from flforensics.gradients.plan import passing, rule_gradients
 from flforensics.provenance.case import Case, Scores
 from flforensics.provenance.chunks import in_chunks
 from flforensics.provenance.directions import Models, ahead
-from flforensics.provenance.many_models import layer_products
+from flforensics.provenance.many_models import Products, products_of
 from flforensics.provenance.profile import PASSES, PRODUCTS
+from flforensics.provenance.staging import Staging
 
 TRACED = (
     "torch.nn.modules.linear.Linear",
@@ -102,8 +103,7 @@ class _Observed:
         with profile.stage(PRODUCTS):
             for tensor, products in self._affine(case, affine):
                 found[tensor.rpartition(".")[0]] += products * self.factors
-            for name in dict.fromkeys(tap.name for tap in taps if rule_of(tap.module) is None):
-                found[name] += self._evaluated(case, [tap for tap in taps if tap.name == name])
+            found |= self._evaluated(case, [tap for tap in taps if rule_of(tap.module) is None])
         return {name: weights[name] * part for name, part in found.items()}
 
     def _nothing(self, case: Case) -> Tensor:
@@ -117,31 +117,39 @@ class _Observed:
         met = tensors_met([gradients], blocks, like=case.target.classes, lines=self.models.lines, room=room)
         return ((name, one.products) for name, (one,) in met)
 
-    def _evaluated(self, case: Case, taps: list[Tap]) -> Tensor:
-        """A layer that is not affine runs with every client's weights on the global's input, without a mask."""
-        total = self._nothing(case)
+    def _evaluated(self, case: Case, taps: list[Tap]) -> dict[str, Tensor]:
+        """Layers that are not affine run with every client's weights on the global's input, without a mask."""
+        calls = {
+            name: [tap for tap in taps if tap.name == name] for name in dict.fromkeys(tap.name for tap in taps)
+        }
+        found = {name: self._nothing(case) for name in calls}
+        ways: dict[str, Products] = {}
         with torch.no_grad():
-            for lines, weights in ahead(self._weights(taps[0])):
-                for tap in taps:
-                    total[:, lines] += layer_products(tap.module, weights, tap.arguments[0], tap.gradient).double()
-        return total
+            for name, lines, weights in ahead(self._weights({name: called[0] for name, called in calls.items()})):
+                for tap in calls[name]:
+                    if name not in ways:
+                        ways[name] = products_of(tap.module, weights, tap.arguments[0])
+                    products = ways[name](tap.module, weights, tap.arguments[0], tap.gradient)
+                    found[name][:, lines] += products.double()
+        return found
 
-    def _weights(self, tap: Tap) -> Iterator[tuple[slice, Mapping[str, Tensor]]]:
-        """c_k θ_k of the layer for some clients at a time, so that their outputs fit in memory too."""
-        names = {short: f"{tap.name}.{short}" for short in _floating_names(tap.module)}
-        settings = self.case.settings
-        values = sum(self.case.new[name].numel() for name in names.values()) + _OUTPUTS * tap.gradient.numel()
-        step = max(1, min(settings.memory // 8, _READ_AT_ONCE) // (values * settings.dtype.itemsize))
-        for start in range(0, self.models.lines, step):
-            lines = slice(start, min(start + step, self.models.lines))
-            factors = self.factors[lines].to(settings.dtype)
-            yield (
-                lines,
-                {
-                    short: self.models.rows(name, lines) * factors.reshape(-1, *[1] * self.case.new[name].dim())
-                    for short, name in names.items()
-                },
-            )
+    def _weights(self, taps: Mapping[str, Tap]) -> Iterator[tuple[str, slice, Mapping[str, Tensor]]]:
+        """c_k θ_k of one layer after the other for some clients at a time, so that their outputs fit in memory."""
+        settings, new = self.case.settings, self.case.new
+        room = min(settings.memory // 8, _READ_AT_ONCE) // settings.dtype.itemsize
+        names = {
+            layer: [f"{layer}.{short}" for short in _floating_names(tap.module)] for layer, tap in taps.items()
+        }
+        values = {layer: sum(new[name].numel() for name in own) for layer, own in names.items()}
+        some = {
+            layer: max(1, room // (values[layer] + _OUTPUTS * tap.gradient.numel())) for layer, tap in taps.items()
+        }
+        staging = Staging(settings, max((some[layer] * values[layer] for layer in taps), default=0))
+        for layer in taps:
+            for lines, weights in self.models.together(
+                names[layer], staging, at_once=some[layer], factors=self.factors.tolist()
+            ):
+                yield layer, lines, {name.removeprefix(f"{layer}."): rows for name, rows in weights.items()}
 
 
 def traced_layers(network: nn.Module) -> dict[str, nn.Module]:

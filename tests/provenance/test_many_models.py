@@ -9,7 +9,7 @@ from torch.func import functional_call
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
-from flforensics.provenance.many_models import layer_products, written_out_is_right
+from flforensics.provenance.many_models import products_of, written_out_is_right
 
 CLIENTS, INPUTS, LENGTH, WIDTH = 3, 4, 5, 12
 
@@ -66,7 +66,7 @@ def test_a_bert_layer_written_out_is_the_layer(act: str, cached: int, monkeypatc
     module = layer(hidden_act=act, layer_norm_eps=1e-3)
     weights, x, gradient = inputs_of(module)
     assert written_out_is_right(module, weights, x)
-    found = layer_products(module, weights, x, gradient)
+    found = products_of(module, weights, x)(module, weights, x, gradient)
     torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
 
 
@@ -75,7 +75,7 @@ def test_what_is_no_plain_bert_layer_is_run_itself(make: Callable[[], nn.Module]
     module = make()
     weights, x, gradient = inputs_of(module)
     assert not written_out_is_right(module, weights, x)
-    found = layer_products(module, weights, x, gradient)
+    found = products_of(module, weights, x)(module, weights, x, gradient)
     torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
 
 
@@ -83,5 +83,6 @@ def test_no_gradient_at_all_is_zero() -> None:
     module = layer()
     weights, x, gradient = inputs_of(module)
     assert torch.equal(
-        layer_products(module, weights, x, 0 * gradient), torch.zeros(INPUTS, CLIENTS, dtype=torch.float64)
+        products_of(module, weights, x)(module, weights, x, 0 * gradient),
+        torch.zeros(INPUTS, CLIENTS, dtype=torch.float64),
     )
