@@ -152,9 +152,11 @@ class Outer(Gradients):
 
     def dense(self) -> Dense:
         """One matrix product for each sample and group, over the positions of all calls."""
-        (left, right), *others = self._factors()
+        factors = iter(self._factors())
+        left, right = next(factors)
         total = (left @ right.mT).flatten(1)
-        self._add_products(total, others)
+        del left, right
+        self._add_products(total, factors)
         return Dense(total)
 
     def add_to(self, total: Tensor) -> None:
@@ -171,7 +173,7 @@ class Outer(Gradients):
         """Σ_pq (l_p·l_q)(r_p·r_q) where that is less work than writing the matrix out."""
         groups, rows, columns = self.shape
         if groups == 1 and self.positions * (rows + columns) < rows * columns:
-            left, right = _side_by_side(self._factors())
+            left, right = _side_by_side(list(self._factors()))
             gram = (left.mT @ left) * (right.mT @ right)
             return gram.double().sum((1, 2, 3)).clamp(min=0)
         return torch.stack([Dense(part).squares() for _, part in self._pieces()]).sum(0)
@@ -231,7 +233,7 @@ class Outer(Gradients):
 
     def _pieces(self) -> Iterator[tuple[slice, Tensor]]:
         """The gradient by columns of [n, V]: some rows of the one matrix, or some whole groups."""
-        factors = self._factors()
+        factors = list(self._factors())
         groups, rows, columns = self.shape
         along, size = (2, columns) if groups == 1 else (1, rows * columns)
         step, whole = max(1, _PIECE // (self.count * size)), rows if groups == 1 else groups
@@ -243,11 +245,17 @@ class Outer(Gradients):
             part = part.flatten(1)
             yield slice(start * size, start * size + part.shape[1]), part
 
-    def _factors(self) -> list[tuple[Tensor, Tensor]]:
-        """l [n, G, O, P] and r [n, G, I, P] of all calls, positions side by side where that is a small copy."""
-        pairs = [self.factors(*call) for call in self.calls]
-        small = sum(side.numel() for pair in pairs for side in pair) <= _REUSED
-        return [_side_by_side(pairs)] if small else pairs
+    def _factors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """l [n, G, O, P] and r [n, G, I, P] of one call after the other, of which only one need be in memory.
+
+        Where all are small, their positions come side by side.
+        """
+        each = (self.factors(*call) for call in self.calls)
+        groups, rows, columns = self.shape
+        if self.count * groups * (rows + columns) * self.positions <= _REUSED:
+            yield _side_by_side(list(each))
+        else:
+            yield from each
 
 
 def _side_by_side(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -174,15 +174,15 @@ def _unfolded(layer: nn.Module, box: tuple[slice, ...], g: Tensor, x: Tensor) ->
     """What the taps of the box saw of the input at each output position, group by group."""
     x, samples, groups = _padded(layer, x), len(x), int(layer.groups)  # type: ignore[arg-type]
     _, stride, dilation = _geometry(layer)
-    for axis, taps in enumerate(box):
-        span = (g.shape[2 + axis] - 1) * stride[axis] + (taps.stop - taps.start - 1) * dilation[axis] + 1
-        x = x.narrow(2 + axis, taps.start * dilation[axis], span)
-    kernel = tuple(taps.stop - taps.start for taps in box)
-    if x.dim() == 3:
-        x = x.unsqueeze(2)
-    columns = F.unfold(x, _two(kernel), dilation=_two(dilation), stride=_two(stride))
-    positions = columns.shape[-1]
-    return g.reshape(samples, groups, -1, positions), columns.reshape(samples, groups, -1, positions)
+    along, places = x.stride()[2:], g.shape[2:]
+    axes = list(zip(along, box, stride, dilation, strict=True))
+    windows = x.as_strided(
+        (*x.shape[:2], *(taps.stop - taps.start for taps in box), *places),
+        (*x.stride()[:2], *(one * step for one, _, _, step in axes), *(one * step for one, _, step, _ in axes)),
+        x.storage_offset() + sum(one * taps.start * step for one, taps, _, step in axes),
+    )
+    positions = prod(places)
+    return g.reshape(samples, groups, -1, positions), windows.reshape(samples, groups, -1, positions)
 
 
 def _geometry(layer: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -193,11 +193,6 @@ def _geometry(layer: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...], tuple
 def _padding_before(layer: nn.Module) -> list[int]:
     """How much is put before the input along each axis."""
     return layer._reversed_padding_repeated_twice[::2][::-1]  # type: ignore[index, return-value]
-
-
-def _two(sizes: tuple[int, ...]) -> tuple[int, int]:
-    """Sizes along one axis or two, as two: a signal is an image of height 1."""
-    return (1, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
 
 
 def _positions(tensor: Tensor) -> Tensor:
