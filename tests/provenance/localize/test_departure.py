@@ -58,18 +58,55 @@ def instead(rounds_):
     return replaced(case, habits(case, rounds_[:-1])).tolist()
 
 
-def update(round_, k):
+def update(round_, k, name=NAME):
     """What the k-th client of a round changed."""
-    return (round_.clients[k].model.tensors[NAME].double() - round_.previous.tensors[NAME].double()).numpy()
+    return (round_.clients[k].model.tensors[name].double() - round_.previous.tensors[name].double()).numpy()
 
 
-def earlier(before, client):
+def earlier(before, client, name=NAME):
     """A client's updates in these rounds."""
-    return [update(one, k) for one in before for k, member in enumerate(one.clients) if member.client == client]
+    return [
+        update(one, k, name) for one in before for k, member in enumerate(one.clients) if member.client == client
+    ]
+
+
+def middle_of(values):
+    """The median, the lower one of two, or the mean where that is 0."""
+    found = sorted(values)[(len(values) - 1) // 2]
+    return found or sum(values) / len(values)
+
+
+def squares(values):
+    return sum(float(one) ** 2 for one in np.ravel(values))
+
+
+def distances_by_loops(rounds_, names=(NAME,)):
+    """How far every client's update departs, tensor by tensor and client by client."""
+    *before, last = rounds_
+    total = sum(client.weight for client in last.clients)
+    known = [k for k, client in enumerate(last.clients) if earlier(before, client.client, names[0])]
+    sums, weights = [0.0] * len(last.clients), 0.0
+    for name in names:
+        own, sizes = {}, {}
+        for k, client in enumerate(last.clients):
+            sent = earlier(before, client.client, name)
+            sizes[k] = squares(update(last, k, name))
+            measure = sum(map(squares, sent)) / max(len(sent), 1) * (1 + 1 / max(len(sent), 1))
+            if measure:
+                own[k] = squares(update(last, k, name) - sum(sent) / len(sent)) / measure
+        grown = {k: sizes[k] / (last.clients[k].weight / total) ** 0.5 for k in sizes}
+        usual, large = (middle_of([one.get(k, 0.0) for k in known]) for one in (own, grown))
+        length = middle_of([sizes[k] for k in known]) ** 0.5
+        weights += length
+        for k in range(len(last.clients)):
+            ratio = own[k] / usual if k in own else grown[k] / large if large else 0.0
+            sums[k] += length * ratio**0.5
+    means = [one / weights for one in sums]
+    return np.array([one / middle_of([means[k] for k in known]) for one in means])
 
 
 def written_out(rounds_):
-    """Scores, shares, usual shares, distances and replaced predictions, by loops over clients and inputs."""
+    """Scores, suspicion, shares, usual shares, distances and replaced predictions, by loops over inputs."""
     *before, last = rounds_
     values, classes = rounds.inputs()
     previous, new = (one.tensors[NAME].double().numpy() for one in (last.previous, last.fused))
@@ -77,15 +114,8 @@ def written_out(rounds_):
     sent = [earlier(before, client.client) for client in last.clients]
     usual = [np.mean(ones, axis=0) if ones else 0 * update(last, 0) for ones in sent]
     departed = [update(last, k) - usual[k] for k in range(len(weights))]
-    ratios = np.ones(len(weights))
-    for k, ones in enumerate(sent):
-        if ones:
-            size = np.mean([(one**2).sum() for one in ones])
-            ratios[k] = (departed[k] ** 2).sum() / (size * (1 + 1 / len(ones)))
-    known = sorted(ratio for ratio, ones in zip(ratios, sent, strict=True) if ones)
-    middle = known[(len(known) - 1) // 2]
-    kept = np.maximum(0, 1 - middle / ratios)
-    scores, shares, others, said = [], [], [], []
+    distances = distances_by_loops(rounds_)
+    scores, suspected, shares, others, said = [], [], [], [], []
     for x, true in zip(values.double().numpy(), classes, strict=True):
         wrong = max((c for c in range(rounds.CLASSES) if c != true), key=lambda c: x @ new[c])
 
@@ -96,17 +126,13 @@ def written_out(rounds_):
         near = np.array([p * moved(part) for p, part in zip(weights, usual, strict=True)])
         rest = moved(new - previous) - far.sum() - near.sum()
         movement = abs(far).sum() + abs(near).sum() + abs(rest)
-        scores.append(kept * far)
-        shares.append(kept * far / movement)
+        noise = 1.4826 * sorted(abs(far))[(len(far) - 1) // 2]
+        scores.append(far)
+        suspected.append([max(0, d * d - 1) * (noise + max(0, e)) for d, e in zip(distances, far, strict=True)])
+        shares.append(far / movement)
         others.append(near / movement)
         said.append([int(((new - p * part) @ x).argmax()) for p, part in zip(weights, departed, strict=True)])
-    return (
-        np.array(scores),
-        np.array(shares),
-        np.array(others),
-        np.sqrt(np.where([*map(len, sent)], ratios / middle, np.nan)),
-        said,
-    )
+    return tuple(map(np.array, (scores, suspected, shares, others, distances))), said
 
 
 def without(round_, *clients):
@@ -123,11 +149,12 @@ def test_departures_are_the_closed_form(count, absent):
     *before, last = history(count)
     rounds_ = [*(without(one, *absent.get(place, ())) for place, one in enumerate(before)), last]
     answer, _ = found(rounds_)
-    scores, shares, usual, distances, said = written_out(rounds_)
+    (scores, suspected, shares, usual, distances), said = written_out(rounds_)
     assert np.allclose(answer.scores, scores, rtol=1e-9, atol=1e-9)
+    assert np.allclose(answer.suspicion, suspected, rtol=1e-7, atol=1e-9)
     assert np.allclose(answer.shares[:, :-2], shares, rtol=1e-7, atol=1e-7)
     assert np.allclose(answer.usual, usual, rtol=1e-7, atol=1e-7)
-    assert np.allclose(answer.distances, distances, equal_nan=True)
+    assert np.allclose(answer.distances, distances)
     assert instead(rounds_) == said
 
 
@@ -141,7 +168,8 @@ def test_the_fault_is_named_and_unusual_data_are_not():
     assert (best.rounds, best.fixed, best.top) == (3, departed.inputs, departed.inputs)
     unusual = next(one.figures for one in departed.suspects if one.client == f"client-{UNUSUAL}")
     assert unusual.usual > best.share
-    assert abs(unusual.share) < 0.01
+    assert (best.suspicion > 0.95, unusual.suspicion < 0.05) == (True, True)
+    assert max(abs(one.figures.share) for one in departed.suspects[1:]) < 0.1 * best.share
     assert next(one.figures.share for one in blamed.suspects if one.client == f"client-{UNUSUAL}") > 0.3
 
 
@@ -164,7 +192,8 @@ def test_who_sends_the_same_again_departs_by_nothing():
     rounds_ = [first, replace(last, clients=tuple(clients))]
     answer, batch = found(rounds_)
     assert answer.distances[UNUSUAL] == pytest.approx(0, abs=1e-6)
-    assert answer.scores[:, UNUSUAL].tolist() == [0.0] * len(answer.scores)
+    assert answer.scores[:, UNUSUAL].abs().max() < 1e-6
+    assert answer.suspicion[:, UNUSUAL].tolist() == [0.0] * len(answer.scores)
     expected = (batch.case.call.arguments[0] @ batch.case.new[NAME].T).argmax(1)
     assert [row[UNUSUAL] for row in instead(rounds_)] == expected.tolist()
 
@@ -180,10 +209,10 @@ CURVED = {
 }
 
 
-def test_usual_updates_and_departures_add_up_to_the_ledger():
-    """A client that is split in two splits its score, on a network that is curved, with buffers."""
-    network, generator = build_network(CURVED), torch.Generator().manual_seed(1)
-    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+def curved(count, *, seed=1, clients=4):
+    """A network that is curved, with buffers, and rounds of it in which clients move at random."""
+    network, generator = build_network(CURVED), torch.Generator().manual_seed(seed)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
     def moved(state):
         return {
@@ -191,16 +220,57 @@ def test_usual_updates_and_departures_add_up_to_the_ledger():
             for name, t in state.items()
         }
 
-    first = round_from(start, [moved(start) for _ in range(4)], [1.0, 2.0, 3.0, 4.0])
-    after = dict(first.fused.tensors)
-    last = round_from(after, [moved(after) for _ in range(4)], [4.0, 2.0, 3.0, 4.0])
-    batch = asked(last, network)
+    found = []
+    for number in range(1, count + 1):
+        weights = [float(k + number % 2 + 1) for k in range(clients)]
+        one = round_from(state, [moved(state) for _ in range(clients)], weights)
+        found.append(replace(one, number=number))
+        state = dict(one.fused.tensors)
+    return network, found
+
+
+def floating(network):
+    return [name for name, tensor in network.state_dict().items() if tensor.is_floating_point()]
+
+
+def test_usual_updates_and_departures_add_up_to_the_ledger():
+    """A client that is split in two splits its score, on a network that is curved, with buffers."""
+    network, rounds_ = curved(2)
+    batch = asked(rounds_[-1], network)
+    known = habits(batch.case, rounds_[:1])
     whole = ledger(batch.case)
-    halves = ledger(split(batch.case, habits(batch.case, [first])))
+    halves = ledger(split(batch.case, known))
     assert torch.allclose(halves.clients[:, 0::2] + halves.clients[:, 1::2], whole.clients, rtol=0.02, atol=1e-4)
     lines, total = halves.lines, halves.clients.sum(1)
     value = batch.case.target(network_logits(batch.case)).double()
     assert torch.allclose(lines.previous + total + lines.server + lines.unexplained + lines.residual, value)
+    answer = departure(batch.case, known)
+    assert torch.allclose(answer.shares.abs().sum(1) + answer.usual.abs().sum(1), torch.ones(1).double())
+
+
+@pytest.mark.parametrize("absent", [{}, {0: (1,), 1: (1,), 2: (1,)}, {0: (0, 3), 2: (3,)}])
+def test_a_distance_is_the_mean_over_tensors(absent):
+    """Against loops on a network of many tensors; `absent` as above. One client changes a single tensor."""
+    network, (*before, last) = curved(4, clients=5)
+    last.clients[2].model.tensors["3.weight"].mul_(3)
+    rounds_ = [*(without(one, *absent.get(place, ())) for place, one in enumerate(before)), last]
+    batch = asked(last, network)
+    answer = departure(batch.case, habits(batch.case, rounds_[:-1]))
+    assert torch.allclose(answer.distances, torch.from_numpy(distances_by_loops(rounds_, floating(network))))
+    assert int(answer.distances.argmax()) == 2
+
+
+def test_tensors_that_did_not_move_before_have_the_measure_of_newcomers():
+    network, (*before, last) = curved(3, clients=5)
+    for one in before:
+        for client in one.clients:
+            client.model.tensors["0.bias"].copy_(one.previous.tensors["0.bias"])
+    batch = asked(last, network)
+    answer = departure(batch.case, habits(batch.case, before))
+    assert torch.isfinite(answer.distances).all()
+    assert torch.allclose(
+        answer.distances, torch.from_numpy(distances_by_loops([*before, last], floating(network)))
+    )
 
 
 def network_logits(case):
@@ -217,6 +287,7 @@ def test_weights_and_order_of_earlier_rounds_do_not_matter():
     one, _ = found(rounds_)
     other, _ = found([*changed, rounds_[-1]])
     assert torch.allclose(one.scores, other.scores)
+    assert torch.allclose(one.suspicion, other.suspicion)
     assert torch.allclose(one.distances, other.distances)
 
 
@@ -246,8 +317,9 @@ def test_a_client_without_earlier_rounds_is_not_named():
     before = tuple(without(one, rounds.FAULTY) for one in rounds_[:-1])
     answer = rounds.localized(rounds_[-1], "departure", materials=rounds.usual(before=before))
     (finding,) = answer.findings
-    assert finding.suspects[0].client == f"client-{rounds.FAULTY}"
-    assert (finding.suspects[0].figures.rounds, finding.suspects[0].figures.distance) == (0, None)
+    best = finding.suspects[0]
+    assert best.client == f"client-{rounds.FAULTY}"
+    assert (best.figures.rounds, best.figures.distance > 1.5) == (0, True)
     assert finding.stands_out.client is None
     assert "nothing earlier is known" in finding.stands_out.reason
     assert [f"nothing earlier is known of client-{rounds.FAULTY}" in one for one in answer.warnings] == [True]
@@ -258,9 +330,21 @@ def test_a_client_without_earlier_rounds_departs_by_all_that_it_sent():
     answer, batch = found([*(without(one, rounds.FAULTY) for one in rounds_[:-1]), rounds_[-1]])
     whole = ledger(batch.case).clients[:, rounds.FAULTY]
     assert torch.allclose(answer.usual[:, rounds.FAULTY], torch.zeros_like(whole))
-    kept = answer.scores[:, rounds.FAULTY] / whole
-    assert torch.allclose(kept, kept[0].expand_as(kept))
-    assert 0 < kept[0] < 1
+    assert torch.allclose(answer.scores[:, rounds.FAULTY], whole)
+
+
+def test_a_newcomer_that_sends_as_much_as_others_is_not_suspect():
+    """Its update has the length that the median client's has, for its weight."""
+    rounds_ = history(3, faulty=None)
+    last = rounds_[-1]
+    moves = [torch.from_numpy(update(last, k)) for k in range(CLIENTS)]
+    lengths = sorted(float(moves[k].norm()) / last.clients[k].weight ** 0.25 for k in range(1, CLIENTS))
+    clients = list(last.clients)
+    factor = lengths[1] * clients[0].weight ** 0.25 / float(moves[0].norm())
+    state = {NAME: last.previous.tensors[NAME].double() + factor * moves[0]}
+    clients[0] = replace(clients[0], model=StoredModel(state, "usual length"))
+    answer, _ = found([*(without(one, 0) for one in rounds_[:-1]), replace(last, clients=tuple(clients))])
+    assert answer.distances[0] == pytest.approx(1, rel=0.01)
 
 
 def test_of_two_clients_nobody_is_named():
