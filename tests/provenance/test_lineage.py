@@ -375,7 +375,9 @@ def test_a_departure_is_what_a_client_had_not_done_before() -> None:
     for name, client in last.items():
         assert client.departure == pytest.approx(effects[name], rel=1e-4, abs=1e-6)
         excess = max(0.0, ratios[name] / median - 1)
-        assert client.suspicion == pytest.approx(excess * (noise + max(0.0, effects[name])), rel=1e-3, abs=1e-6)
+        assert client.suspicion == pytest.approx(
+            excess * (1 + max(0.0, effects[name]) / noise), rel=1e-3, abs=1e-6
+        )
     assert one.most_suspect is not None
     assert (one.most_suspect.round, one.most_suspect.client) == (3, "c")
     assert one.most_suspect.score == last["c"].departure

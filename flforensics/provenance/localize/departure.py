@@ -23,13 +23,14 @@ grow with the examples, and slower than their number. *What did it do to this in
 target's unit, where usual departures do σ = 1.4826 median_j |e_j| (as a standard deviation, Hampel 1974).
 Together
 
-    suspicion_k = max(0, D_k² − 1) (σ + max(0, e_k)).
+    suspicion_k = max(0, D_k² − 1) (1 + max(0, e_k)/σ).
 
 Of D_k² only 1 is usual, so that the first factor is the odds of new against usual, as in the positive-part
 shrinkage of James and Stein (1961), which keeps 1 − 1/D². The second is how much the departure may have pushed:
 what a fault added is known but to σ, as honest departures would have pushed too, to either side. So an update
 that departs far is suspect even where its effect is measured as nothing, less so than one equally far that
 pushed. It is not bounded, so that of two clients that both depart far the one that pushed this input comes first.
+Without a unit, it can be compared with that of other rounds.
 
 A departure is a change, and a change is no fault yet: new data are one, and where the global itself was changed,
 honest clients depart to repair it. A fault that lasts becomes usual.
@@ -68,10 +69,10 @@ _DEVIATION = 1.4826
 class Departures:
     """For N inputs and K clients, float64 where not said otherwise.
 
-    `scores` [N, K]: the departures, in the target's unit; `suspicion` [N, K], too. `shares` [N, K + 2]: the
-    departures, the server's and the unexplained line as shares of the movement; `usual` [N, K]: the usual updates'
-    shares. `distances` [K]: D_k, how far each update departs, 1 being usual. `rough` counts the inputs whose
-    ledger did not converge.
+    `scores` [N, K]: the departures, in the target's unit; `suspicion` [N, K]: without one. `shares` [N, K + 2]:
+    the departures, the server's and the unexplained line as shares of the movement; `usual` [N, K]: the usual
+    updates' shares. `distances` [K]: D_k, how far each update departs, 1 being usual. `rough` counts the inputs
+    whose ledger did not converge.
     """
 
     scores: Tensor
@@ -155,9 +156,12 @@ def departure(case: Case, known: Sequence[Habit]) -> Departures:
 
 
 def suspicion(effects: Tensor, distances: Tensor) -> Tensor:
-    """max(0, D² − 1) (σ + max(0, e)), [N, K], of what departures did, e [N, K], and how far they are, D [K]."""
-    noise = _DEVIATION * effects.abs().median(1, keepdim=True).values
-    return (distances.square() - 1).clamp(min=0) * (noise + effects.clamp(min=0))
+    """max(0, D² − 1) (1 + max(0, e)/σ), [N, K], of what departures did, e [N, K], and how far they are, D [K].
+
+    Where most did nothing, σ is of their mean.
+    """
+    noise = _DEVIATION * _usual(effects.abs().T)[:, None]
+    return (distances.square() - 1).clamp(min=0) * (1 + _over(effects.clamp(min=0), noise))
 
 
 def replaced(case: Case, known: Sequence[Habit]) -> Tensor:

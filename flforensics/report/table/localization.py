@@ -148,7 +148,7 @@ def _departed(finding: Finding) -> str:
         f"the file labelled {shown(stands.client)} stands out: its update departs {best.distance:.1f} times as far"
         " as the median file's from what that client sent before, and of what the round moved on"
         f" {plural(finding.inputs, 'misprediction')} the departure accounts for {percent(best.share)}, towards the"
-        f" wrong class. Of the suspicion it has {percent(best.suspicion)}, {percent(stands.lead)} more than the"
+        f" wrong class. It has {percent(best.suspicion)} of the suspicion, {percent(stands.lead)} ahead of the"
         f" next file ({_range(stands.interval)} with 95 % confidence over the choice of inputs)."
         f" {_replaced(best, finding)}"
     )

@@ -128,7 +128,9 @@ def written_out(rounds_):
         movement = abs(far).sum() + abs(near).sum() + abs(rest)
         noise = 1.4826 * sorted(abs(far))[(len(far) - 1) // 2]
         scores.append(far)
-        suspected.append([max(0, d * d - 1) * (noise + max(0, e)) for d, e in zip(distances, far, strict=True)])
+        suspected.append(
+            [max(0, d * d - 1) * (1 + max(0, e) / noise) for d, e in zip(distances, far, strict=True)]
+        )
         shares.append(far / movement)
         others.append(near / movement)
         said.append([int(((new - p * part) @ x).argmax()) for p, part in zip(weights, departed, strict=True)])

@@ -12,10 +12,10 @@ def effects(inputs=7, clients=6):
 FAR = torch.tensor([0.7, 1.0, 1.0, 1.2, 3.0, 2.5], dtype=torch.float64)
 
 
-def test_suspicion_has_the_unit_of_the_target_and_no_order_of_clients():
+def test_suspicion_has_no_unit_and_no_order_of_clients():
     values, order = effects(), [3, 1, 5, 0, 4, 2]
     found = suspicion(values, FAR)
-    assert torch.allclose(suspicion(5 * values, FAR), 5 * found)
+    assert torch.allclose(suspicion(5 * values, FAR), found)
     assert torch.allclose(suspicion(values[:, order], FAR[order]), found[:, order])
 
 
@@ -35,3 +35,12 @@ def test_of_two_that_depart_far_the_one_that_pushed_the_input_is_most_suspect():
     values = 0.1 * effects()
     values[:3, 4], values[3:, 5] = 4.0, 4.0
     assert suspicion(values, FAR).argmax(1).tolist() == [4] * 3 + [5] * 4
+
+
+def test_suspicion_is_finite_where_most_departures_did_nothing():
+    values = torch.zeros(2, 6, dtype=torch.float64)
+    values[0, 4] = 1
+    found = suspicion(values, FAR)
+    assert torch.isfinite(found).all()
+    assert found[0].argmax() == 4
+    assert torch.allclose(found[1], (FAR**2 - 1).clamp(min=0))
