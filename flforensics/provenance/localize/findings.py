@@ -29,6 +29,7 @@ _BEHIND = "the largest part is the server's or unexplained"
 _OVERLAP = "the lead does not hold in 95 % of resamplings of the inputs"
 _AS_USUAL = "the most suspect update is hardly further from its usual one than others are"
 _STRANGER = "nothing earlier is known of the most suspect client"
+_AWAY = "the most suspect departure moves these inputs away from their wrong classes"
 _FEW_KNOWN = "of fewer than three clients with earlier rounds, any may be the odd one out"
 _ON_NOISE = "the update with the most influence raises these classes on noise as well"
 
@@ -187,7 +188,7 @@ def _doubt(figures: Sequence[Departed], leader: int, lines: Tensor) -> str:
     if figures[leader].distance < _FAR:
         return _AS_USUAL
     if lines[leader] <= 0:
-        return _AGAINST
+        return _AWAY
     return _BEHIND if lines[leader] < lines[-2:].max() else ""
 
 

@@ -23,7 +23,18 @@ CLIENTS, UNUSUAL = 5, 0
 """Client 0's data are unusual: in every round it pushes class 2 where class 1 is true; the others push back."""
 
 
-def history(count, *, faulty=rounds.FAULTY, seed=5, clients=CLIENTS):
+def pushes(move):
+    """The fault: class 2 where class 1 is true."""
+    move[2, 1] += 5
+
+
+def shies(move):
+    """Far from usual, in what the inputs do not have, and a little against their mistake."""
+    move[0, 2] += 5
+    move[2, 1] -= 0.3
+
+
+def history(count, *, faulty=rounds.FAULTY, fault=pushes, seed=5, clients=CLIENTS):
     """`count` rounds one after the other, the last of which has a faulty client."""
     generator = torch.Generator().manual_seed(seed)
     state = {NAME: torch.eye(rounds.CLASSES, rounds.FEATURES)}
@@ -34,7 +45,7 @@ def history(count, *, faulty=rounds.FAULTY, seed=5, clients=CLIENTS):
             move[2, 1] += 1.6 if k == UNUSUAL else -0.8
             move[1, 1] -= 0.8 if k == UNUSUAL else -0.4
         if number == count and faulty is not None:
-            moves[faulty][2, 1] += 5
+            fault(moves[faulty])
         models = [{NAME: state[NAME] + move} for move in moves]
         one = round_from(state, models, rounds.WEIGHTS[:clients])
         found.append(replace(one, number=number))
@@ -183,6 +194,85 @@ def test_an_honest_round_names_nobody():
     assert blamed.stands_out.client == f"client-{UNUSUAL}"
     assert departed.stands_out.client is None
     assert departed.stands_out.reason
+
+
+def test_who_departs_a_little_is_not_named():
+    """It leads in every input, and pushed all of them."""
+
+    def nudges(move):
+        move[2, 1] += 0.05
+
+    rounds_ = history(8, fault=nudges)
+    materials = rounds.usual(before=tuple(rounds_[:-1]))
+    (departed,) = rounds.localized(rounds_[-1], "departure", materials=materials).findings
+    best = departed.suspects[0]
+    assert (best.client, best.figures.top) == (f"client-{rounds.FAULTY}", departed.inputs)
+    assert best.figures.share > 0
+    assert 1 < best.figures.distance < 1.5
+    assert departed.stands_out.client is None
+    assert "hardly further" in departed.stands_out.reason
+
+
+def test_figures_are_means_and_counts_over_the_mispredictions():
+    rounds_ = history(8, faulty=None)
+    answer, batch = found(rounds_)
+    materials = rounds.usual(before=tuple(rounds_[:-1]))
+    (finding,) = rounds.localized(rounds_[-1], "departure", materials=materials).findings
+    suspected = answer.suspicion / answer.suspicion.sum(1, keepdim=True)
+    for one in finding.suspects:
+        k = int(one.client.removeprefix("client-"))
+        wrong, right = suspected[batch.wrong], suspected[~batch.wrong]
+        assert one.figures.suspicion == pytest.approx(float(wrong[:, k].mean()), rel=1e-4)
+        assert one.figures.top == int((wrong.argmax(1) == k).sum())
+        assert one.figures.control_top == int((right.argmax(1) == k).sum())
+        assert one.figures.share == pytest.approx(float(answer.shares[batch.wrong, k].mean()), rel=1e-4)
+        assert one.figures.towards == int((answer.scores[batch.wrong, k] > 0).sum())
+        assert one.figures.distance == pytest.approx(float(answer.distances[k]), rel=1e-5)
+    assert [one.figures.suspicion for one in finding.suspects] == sorted(
+        (one.figures.suspicion for one in finding.suspects), reverse=True
+    )
+
+
+def test_who_departs_far_but_away_from_the_mistakes_is_not_named():
+    rounds_ = history(8, fault=shies)
+    materials = rounds.usual(before=tuple(rounds_[:-1]))
+    (departed,) = rounds.localized(rounds_[-1], "departure", materials=materials).findings
+    best = departed.suspects[0]
+    assert (best.client, best.figures.distance > 1.5) == (f"client-{rounds.FAULTY}", True)
+    assert departed.stands_out.client is None
+    assert "away from their wrong classes" in departed.stands_out.reason
+
+
+def test_nobody_is_named_where_most_is_not_explained_by_clients():
+    *before, last = history(4)
+    edited = {NAME: last.fused.tensors[NAME].clone()}
+    edited[NAME][2, 1] += 20
+    last = replace(last, fused=StoredModel(edited, "edited"))
+    (departed,) = rounds.localized(last, "departure", materials=rounds.usual(before=tuple(before))).findings
+    assert departed.suspects[0].client == f"client-{rounds.FAULTY}"
+    assert departed.stands_out.client is None
+    assert "unexplained" in departed.stands_out.reason
+
+
+def test_where_others_send_the_same_again_whoever_does_not_is_the_only_suspect():
+    """The median client departs by nothing; distances are then over the mean."""
+    rounds_ = history(2)
+    first, last = rounds_
+    clients = [
+        one
+        if k == rounds.FAULTY
+        else replace(
+            one,
+            model=StoredModel(
+                {NAME: last.previous.tensors[NAME].double() + torch.from_numpy(update(first, k))}, one.client
+            ),
+        )
+        for k, one in enumerate(last.clients)
+    ]
+    answer, _ = found([first, replace(last, clients=tuple(clients))])
+    assert answer.distances[rounds.FAULTY] == pytest.approx(CLIENTS)
+    assert answer.suspicion.argmax(1).tolist() == [rounds.FAULTY] * len(answer.suspicion)
+    assert (answer.suspicion.count_nonzero(1) == 1).all()
 
 
 def test_who_sends_the_same_again_departs_by_nothing():

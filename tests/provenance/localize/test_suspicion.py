@@ -37,10 +37,10 @@ def test_of_two_that_depart_far_the_one_that_pushed_the_input_is_most_suspect():
     assert suspicion(values, FAR).argmax(1).tolist() == [4] * 3 + [5] * 4
 
 
-def test_suspicion_is_finite_where_most_departures_did_nothing():
+def test_where_most_departures_did_nothing_the_one_that_pushed_is_most_suspect():
     values = torch.zeros(2, 6, dtype=torch.float64)
-    values[0, 4] = 1
+    values[0, 5] = 1
     found = suspicion(values, FAR)
     assert torch.isfinite(found).all()
-    assert found[0].argmax() == 4
+    assert found[0].argmax() == 5
     assert torch.allclose(found[1], (FAR**2 - 1).clamp(min=0))
