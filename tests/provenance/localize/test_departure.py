@@ -7,150 +7,25 @@ import pytest
 import torch
 
 from flforensics.errors import NotComputableError
-from flforensics.fusion import rule_named
-from flforensics.gradients import Call
 from flforensics.models import build_network
-from flforensics.provenance.case import Settings
 from flforensics.provenance.ledger import ledger
-from flforensics.provenance.localize.departure import departure, habits, replaced, split
-from flforensics.provenance.localize.localizing import case_of, labelled
+from flforensics.provenance.localize.departure import departure, habits, split
 from flforensics.rounds import StoredModel
 from tests.provenance.architectures import round_from
 from tests.provenance.localize import rounds
-
-NAME = "0.weight"
-CLIENTS, UNUSUAL = 5, 0
-"""Client 0's data are unusual: in every round it pushes class 2 where class 1 is true; the others push back."""
-
-
-def pushes(move):
-    """The fault: class 2 where class 1 is true."""
-    move[2, 1] += 5
-
-
-def shies(move):
-    """Far from usual, in what the inputs do not have, and a little against their mistake."""
-    move[0, 2] += 5
-    move[2, 1] -= 0.3
-
-
-def history(count, *, faulty=rounds.FAULTY, fault=pushes, seed=5, clients=CLIENTS):
-    """`count` rounds one after the other, the last of which has a faulty client."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {NAME: torch.eye(rounds.CLASSES, rounds.FEATURES)}
-    found = []
-    for number in range(1, count + 1):
-        moves = [0.02 * torch.randn(rounds.CLASSES, rounds.FEATURES, generator=generator) for _ in range(clients)]
-        for k, move in enumerate(moves):
-            move[2, 1] += 1.6 if k == UNUSUAL else -0.8
-            move[1, 1] -= 0.8 if k == UNUSUAL else -0.4
-        if number == count and faulty is not None:
-            fault(moves[faulty])
-        models = [{NAME: state[NAME] + move} for move in moves]
-        one = round_from(state, models, rounds.WEIGHTS[:clients])
-        found.append(replace(one, number=number))
-        state = {NAME: one.fused.tensors[NAME].clone()}
-    return found
-
-
-def asked(round_, network=None, rule="fedavg"):
-    values, classes = rounds.inputs()
-    case = case_of(round_, rule_named(rule), network or rounds.linear(), None, settings=Settings(precise=True))
-    return labelled(case, Call((values,)), classes)
-
-
-def found(rounds_, **more):
-    batch = asked(rounds_[-1])
-    return departure(batch.case, habits(batch.case, rounds_[:-1], **more)), batch
-
-
-def instead(rounds_):
-    case = asked(rounds_[-1]).case
-    return replaced(case, habits(case, rounds_[:-1])).tolist()
-
-
-def update(round_, k, name=NAME):
-    """What the k-th client of a round changed."""
-    return (round_.clients[k].model.tensors[name].double() - round_.previous.tensors[name].double()).numpy()
-
-
-def earlier(before, client, name=NAME):
-    """A client's updates in these rounds."""
-    return [
-        update(one, k, name) for one in before for k, member in enumerate(one.clients) if member.client == client
-    ]
-
-
-def middle_of(values):
-    """The median, the lower one of two, or the mean where that is 0."""
-    found = sorted(values)[(len(values) - 1) // 2]
-    return found or sum(values) / len(values)
-
-
-def squares(values):
-    return sum(float(one) ** 2 for one in np.ravel(values))
-
-
-def distances_by_loops(rounds_, names=(NAME,)):
-    """How far every client's update departs, tensor by tensor and client by client."""
-    *before, last = rounds_
-    total = sum(client.weight for client in last.clients)
-    known = [k for k, client in enumerate(last.clients) if earlier(before, client.client, names[0])]
-    sums, weights = [0.0] * len(last.clients), 0.0
-    for name in names:
-        own, sizes = {}, {}
-        for k, client in enumerate(last.clients):
-            sent = earlier(before, client.client, name)
-            sizes[k] = squares(update(last, k, name))
-            measure = sum(map(squares, sent)) / max(len(sent), 1) * (1 + 1 / max(len(sent), 1))
-            if measure:
-                own[k] = squares(update(last, k, name) - sum(sent) / len(sent)) / measure
-        grown = {k: sizes[k] / (last.clients[k].weight / total) ** 0.5 for k in sizes}
-        usual, large = (middle_of([one.get(k, 0.0) for k in known]) for one in (own, grown))
-        length = middle_of([sizes[k] for k in known]) ** 0.5
-        weights += length
-        for k in range(len(last.clients)):
-            ratio = own[k] / usual if k in own else grown[k] / large if large else 0.0
-            sums[k] += length * ratio**0.5
-    means = [one / weights for one in sums]
-    return np.array([one / middle_of([means[k] for k in known]) for one in means])
-
-
-def written_out(rounds_):
-    """Scores, suspicion, shares, usual shares, distances and replaced predictions, by loops over inputs."""
-    *before, last = rounds_
-    values, classes = rounds.inputs()
-    previous, new = (one.tensors[NAME].double().numpy() for one in (last.previous, last.fused))
-    weights = np.array([client.weight for client in last.clients]) / sum(c.weight for c in last.clients)
-    sent = [earlier(before, client.client) for client in last.clients]
-    usual = [np.mean(ones, axis=0) if ones else 0 * update(last, 0) for ones in sent]
-    departed = [update(last, k) - usual[k] for k in range(len(weights))]
-    distances = distances_by_loops(rounds_)
-    scores, suspected, shares, others, said = [], [], [], [], []
-    for x, true in zip(values.double().numpy(), classes, strict=True):
-        wrong = max((c for c in range(rounds.CLASSES) if c != true), key=lambda c: x @ new[c])
-
-        def moved(part, x=x, true=true, wrong=wrong):
-            return (part[wrong] - part[true]) @ x
-
-        far = np.array([p * moved(part) for p, part in zip(weights, departed, strict=True)])
-        near = np.array([p * moved(part) for p, part in zip(weights, usual, strict=True)])
-        rest = moved(new - previous) - far.sum() - near.sum()
-        movement = abs(far).sum() + abs(near).sum() + abs(rest)
-        noise = 1.4826 * sorted(abs(far))[(len(far) - 1) // 2]
-        scores.append(far)
-        suspected.append(
-            [max(0, d * d - 1) * (1 + max(0, e) / noise) for d, e in zip(distances, far, strict=True)]
-        )
-        shares.append(far / movement)
-        others.append(near / movement)
-        said.append([int(((new - p * part) @ x).argmax()) for p, part in zip(weights, departed, strict=True)])
-    return tuple(map(np.array, (scores, suspected, shares, others, distances))), said
-
-
-def without(round_, *clients):
-    """The round as if these of its clients had not been stored."""
-    return replace(round_, clients=tuple(one for k, one in enumerate(round_.clients) if k not in clients))
+from tests.provenance.localize.departing import (
+    CLIENTS,
+    NAME,
+    UNUSUAL,
+    asked,
+    distances_by_loops,
+    found,
+    history,
+    instead,
+    update,
+    without,
+    written_out,
+)
 
 
 @pytest.mark.parametrize(
@@ -169,89 +44,6 @@ def test_departures_are_the_closed_form(count, absent):
     assert np.allclose(answer.usual, usual, rtol=1e-7, atol=1e-7)
     assert np.allclose(answer.distances, distances)
     assert instead(rounds_) == said
-
-
-def test_the_fault_is_named_and_unusual_data_are_not():
-    rounds_ = history(4)
-    materials = rounds.usual(before=tuple(rounds_[:-1]))
-    blamed = rounds.localized(rounds_[-1], "mispredictions", materials=materials).findings[0]
-    (departed,) = rounds.localized(rounds_[-1], "departure", materials=materials).findings
-    assert departed.stands_out.client == f"client-{rounds.FAULTY}"
-    best = departed.suspects[0].figures
-    assert (best.rounds, best.fixed, best.top) == (3, departed.inputs, departed.inputs)
-    unusual = next(one.figures for one in departed.suspects if one.client == f"client-{UNUSUAL}")
-    assert unusual.usual > best.share
-    assert (best.suspicion > 0.95, unusual.suspicion < 0.05) == (True, True)
-    assert max(abs(one.figures.share) for one in departed.suspects[1:]) < 0.1 * best.share
-    assert next(one.figures.share for one in blamed.suspects if one.client == f"client-{UNUSUAL}") > 0.3
-
-
-def test_an_honest_round_names_nobody():
-    rounds_ = history(8, faulty=None)
-    materials = rounds.usual(before=tuple(rounds_[:-1]))
-    blamed = rounds.localized(rounds_[-1], "mispredictions", materials=materials).findings[0]
-    (departed,) = rounds.localized(rounds_[-1], "departure", materials=materials).findings
-    assert blamed.stands_out.client == f"client-{UNUSUAL}"
-    assert departed.stands_out.client is None
-    assert departed.stands_out.reason
-
-
-def test_who_departs_a_little_is_not_named():
-    """It leads in every input, and pushed all of them."""
-
-    def nudges(move):
-        move[2, 1] += 0.05
-
-    rounds_ = history(8, fault=nudges)
-    materials = rounds.usual(before=tuple(rounds_[:-1]))
-    (departed,) = rounds.localized(rounds_[-1], "departure", materials=materials).findings
-    best = departed.suspects[0]
-    assert (best.client, best.figures.top) == (f"client-{rounds.FAULTY}", departed.inputs)
-    assert best.figures.share > 0
-    assert 1 < best.figures.distance < 1.5
-    assert departed.stands_out.client is None
-    assert "hardly further" in departed.stands_out.reason
-
-
-def test_figures_are_means_and_counts_over_the_mispredictions():
-    rounds_ = history(8, faulty=None)
-    answer, batch = found(rounds_)
-    materials = rounds.usual(before=tuple(rounds_[:-1]))
-    (finding,) = rounds.localized(rounds_[-1], "departure", materials=materials).findings
-    suspected = answer.suspicion / answer.suspicion.sum(1, keepdim=True)
-    for one in finding.suspects:
-        k = int(one.client.removeprefix("client-"))
-        wrong, right = suspected[batch.wrong], suspected[~batch.wrong]
-        assert one.figures.suspicion == pytest.approx(float(wrong[:, k].mean()), rel=1e-4)
-        assert one.figures.top == int((wrong.argmax(1) == k).sum())
-        assert one.figures.control_top == int((right.argmax(1) == k).sum())
-        assert one.figures.share == pytest.approx(float(answer.shares[batch.wrong, k].mean()), rel=1e-4)
-        assert one.figures.towards == int((answer.scores[batch.wrong, k] > 0).sum())
-        assert one.figures.distance == pytest.approx(float(answer.distances[k]), rel=1e-5)
-    assert [one.figures.suspicion for one in finding.suspects] == sorted(
-        (one.figures.suspicion for one in finding.suspects), reverse=True
-    )
-
-
-def test_who_departs_far_but_away_from_the_mistakes_is_not_named():
-    rounds_ = history(8, fault=shies)
-    materials = rounds.usual(before=tuple(rounds_[:-1]))
-    (departed,) = rounds.localized(rounds_[-1], "departure", materials=materials).findings
-    best = departed.suspects[0]
-    assert (best.client, best.figures.distance > 1.5) == (f"client-{rounds.FAULTY}", True)
-    assert departed.stands_out.client is None
-    assert "away from their wrong classes" in departed.stands_out.reason
-
-
-def test_nobody_is_named_where_most_is_not_explained_by_clients():
-    *before, last = history(4)
-    edited = {NAME: last.fused.tensors[NAME].clone()}
-    edited[NAME][2, 1] += 20
-    last = replace(last, fused=StoredModel(edited, "edited"))
-    (departed,) = rounds.localized(last, "departure", materials=rounds.usual(before=tuple(before))).findings
-    assert departed.suspects[0].client == f"client-{rounds.FAULTY}"
-    assert departed.stands_out.client is None
-    assert "unexplained" in departed.stands_out.reason
 
 
 def test_where_others_send_the_same_again_whoever_does_not_is_the_only_suspect():
@@ -404,19 +196,6 @@ def test_only_the_last_rounds_of_a_client_count():
     assert not torch.equal(found(rounds_, most=2)[0].scores, found(rounds_)[0].scores)
 
 
-def test_a_client_without_earlier_rounds_is_not_named():
-    rounds_ = history(3)
-    before = tuple(without(one, rounds.FAULTY) for one in rounds_[:-1])
-    answer = rounds.localized(rounds_[-1], "departure", materials=rounds.usual(before=before))
-    (finding,) = answer.findings
-    best = finding.suspects[0]
-    assert best.client == f"client-{rounds.FAULTY}"
-    assert (best.figures.rounds, best.figures.distance > 1.5) == (0, True)
-    assert finding.stands_out.client is None
-    assert "nothing earlier is known" in finding.stands_out.reason
-    assert [f"nothing earlier is known of client-{rounds.FAULTY}" in one for one in answer.warnings] == [True]
-
-
 def test_a_client_without_earlier_rounds_departs_by_all_that_it_sent():
     rounds_ = history(3)
     answer, batch = found([*(without(one, rounds.FAULTY) for one in rounds_[:-1]), rounds_[-1]])
@@ -437,30 +216,6 @@ def test_a_newcomer_that_sends_as_much_as_others_is_not_suspect():
     clients[0] = replace(clients[0], model=StoredModel(state, "usual length"))
     answer, _ = found([*(without(one, 0) for one in rounds_[:-1]), replace(last, clients=tuple(clients))])
     assert answer.distances[0] == pytest.approx(1, rel=0.01)
-
-
-def test_of_two_clients_nobody_is_named():
-    rounds_ = history(3, clients=2, faulty=1)
-    (finding,) = rounds.localized(
-        rounds_[-1], "departure", materials=rounds.usual(before=tuple(rounds_[:-1]))
-    ).findings
-    assert (finding.suspects[0].client, finding.stands_out.client) == ("client-1", None)
-    assert "fewer than three clients" in finding.stands_out.reason
-
-
-def test_batches_are_one_list_of_inputs():
-    rounds_ = history(3)
-    values, classes = rounds.inputs()
-    before = tuple(rounds_[:-1])
-    halves = rounds.usual(
-        calls=(Call((values[:5],)), Call((values[5:],))),
-        true=(tuple(classes[:5]), tuple(classes[5:])),
-        before=before,
-    )
-    whole = rounds.localized(rounds_[-1], "departure", materials=rounds.usual(before=before)).findings[0]
-    parts = rounds.localized(rounds_[-1], "departure", materials=halves).findings[0]
-    assert [one.client for one in whole.suspects] == [one.client for one in parts.suspects]
-    assert whole.suspects[0].figures.share == pytest.approx(parts.suspects[0].figures.share)
 
 
 @pytest.mark.parametrize(
