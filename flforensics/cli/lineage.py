@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--departures",
     is_flag=True,
-    help="Also compare every update with those that its client sent before: what departs, and what that did.",
+    help="Also compare every update with those that its client sent before: what departs, and what is suspect.",
 )
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Show only the N best clients in the table.")
 @report_options

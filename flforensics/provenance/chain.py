@@ -1,7 +1,7 @@
 """From what every round did to an input to its lineage: lines that add up, gaps, totals, and who is named."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -47,7 +47,7 @@ class Standing:
 class Effect:
     """One round's ledger for one input: scores and the other lines; `error` is how far one of them can be off.
 
-    `departures` are parts of the scores, where they were asked for.
+    `departures` are parts of the scores, where they were asked for, each with its suspicion.
     """
 
     scores: tuple[float, ...]
@@ -56,7 +56,7 @@ class Effect:
     nodes: int
     converged: bool | None
     error: float
-    departures: tuple[float | None, ...] | None = None
+    departures: tuple[tuple[float, float] | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Chain:
         movement = value - self._value
         departures = effect.departures or (None,) * len(effect.scores)
         scores = tuple(
-            RoundScore(client, weight, score, departure)
+            RoundScore(client, weight, score, *(departure or ()))
             for (client, weight), score, departure in zip(link.clients, effect.scores, departures, strict=True)
         )
         residual = movement - (sum(effect.scores) + effect.server + effect.unexplained)
@@ -193,26 +193,29 @@ class Reading:
                 evidence, replace(REASONS, unresolved=_UNRESOLVED) if self._doubtful_movement else REASONS
             ),
             self._largest_step,
-            self._largest_departure,
+            self._most_suspect,
         )
 
     @property
     def _largest_step(self) -> LargestStep | None:
         """The cell of the matrix that moved the target most towards its class."""
-        return _largest(
+        steps = [
             LargestStep(one.round, client.client, client.score, one.round not in self.doubtful)
             for one in self.chain.rounds
             for client in one.clients
-        )
+            if client.score > 0
+        ]
+        return max(steps, key=lambda step: step.score, default=None)
 
     @property
-    def _largest_departure(self) -> LargestStep | None:
-        """The same for departures; they also rest on the rounds before."""
-        return _largest(
-            LargestStep(one.round, client.client, client.departure, all(one.round < bad for bad in self.doubtful))
-            for one in self.chain.rounds
-            for client in one.clients
-            if client.departure is not None
+    def _most_suspect(self) -> LargestStep | None:
+        """The departure under most suspicion; it also rests on the rounds before."""
+        cells = [(one.round, client) for one in self.chain.rounds for client in one.clients if client.suspicion]
+        if not cells:
+            return None
+        number, client = max(cells, key=lambda cell: cell[1].suspicion or 0.0)
+        return LargestStep(
+            number, client.client, client.departure or 0.0, all(number < bad for bad in self.doubtful)
         )
 
     @cached_property
@@ -283,11 +286,6 @@ class Reading:
                     " that is inconsistent"
                 )
         return found
-
-
-def _largest(steps: Iterable[LargestStep]) -> LargestStep | None:
-    """The largest step, if any goes towards the class."""
-    return max((step for step in steps if step.score > 0), key=lambda step: step.score, default=None)
 
 
 def chained(links: Sequence[Link], index: int) -> Chain:

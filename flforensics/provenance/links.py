@@ -25,6 +25,9 @@ from flforensics.provenance.trace import Questions
 from flforensics.results import Progress, no_progress
 from flforensics.rounds import Round, StoredModel
 
+_Departures = tuple[tuple[float, float] | None, ...]
+"""One input's departures and their suspicion, client by client; None of whom nothing earlier is known."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -272,17 +275,21 @@ class _Linking:
         departures = self._departures(case, known)
         return [_effect(scores, n, case, departures) for n in range(case.call.count)]
 
-    def _departures(self, case: Case, known: Sequence[Habit]) -> list[tuple[float | None, ...]] | None:
+    def _departures(self, case: Case, known: Sequence[Habit]) -> list[_Departures] | None:
         """For each input what departs from each client's earlier updates, where anything is known of these."""
         if not any(habit.before for habit in known):
             return None
         try:
-            rows: list[list[float]] = departure(case, known).scores.tolist()
+            found = departure(case, known)
         except NotComputableError as error:
             self.warnings.append(f"round {case.round.number}: no departures: {error.message}")
             return None
+        cells: list[list[list[float]]] = torch.stack([found.scores, found.suspicion], 2).tolist()
         return [
-            tuple(score if habit.before else None for score, habit in zip(row, known, strict=True)) for row in rows
+            tuple(
+                (score, doubt) if habit.before else None for (score, doubt), habit in zip(row, known, strict=True)
+            )
+            for row in cells
         ]
 
 
@@ -292,9 +299,7 @@ def _not_finite(models: Sequence[_Model], index: int) -> str:
     return f"the target is not finite under {sources[0]}" if sources else ""
 
 
-def _effect(
-    scores: Scores, index: int, case: Case, departures: Sequence[tuple[float | None, ...]] | None
-) -> Effect | str:
+def _effect(scores: Scores, index: int, case: Case, departures: Sequence[_Departures] | None) -> Effect | str:
     """One input's lines as numbers."""
     lines = scores.lines
     assert lines is not None

@@ -19,14 +19,15 @@ class InitialModel:
 class RoundScore:
     """How much of the target one client accounts for in one round. `weight` is p_k.
 
-    `departure` is what it did there by departing from its earlier updates (None where that was not asked for, or
-    there is nothing to compare with).
+    `departure` is what it did there by departing from its earlier updates, `suspicion` how far it departed times
+    how much that may have pushed (both None where that was not asked for, or there is nothing to compare with).
     """
 
     client: str
     weight: float
     score: float
     departure: float | None = None
+    suspicion: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,10 @@ class ClientTotal:
 
 @dataclass(frozen=True)
 class LargestStep:
-    """The largest score, or departure, of one client in one round. `replays` is False where that can name nobody.
+    """One client in one round: the one with the largest score, or under most suspicion (`score`: its departure).
 
-    Over many rounds every client's ordinary pushes add up and hide what a single one did; this does not sum.
+    `replays` is False where that can name nobody. Over many rounds every client's ordinary pushes add up and hide
+    what a single one did; this does not sum.
     """
 
     round: int
@@ -105,8 +107,8 @@ class Totals:
 class InputLineage:
     """The answer for one input: initial value + Σ clients + totals = the target's value.
 
-    `largest_step` is None where no client ever moved the target towards its class, `largest_departure` also where
-    no update was compared with earlier ones.
+    `largest_step` is None where no client ever moved the target towards its class, `most_suspect` where no
+    update was compared with earlier ones, or none departed further than is usual.
     """
 
     subject: Subject
@@ -119,7 +121,7 @@ class InputLineage:
     totals: Totals
     responsible: Responsible
     largest_step: LargestStep | None = None
-    largest_departure: LargestStep | None = None
+    most_suspect: LargestStep | None = None
 
 
 @dataclass(frozen=True)

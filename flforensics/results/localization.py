@@ -54,13 +54,15 @@ class Misled:
 class Departed(Misled):
     """What one client's departure from its usual update did to the inputs, in the words of `Misled`.
 
-    `fixed`, `broken`: with its usual update in place of the one that it sent. `usual`: mean share of the usual
-    update; `distance`: how far the update departs relative to its size, 1 for the median client (None where
-    nothing earlier is known, or the median client departs by nothing); `rounds`: with how many it is compared.
+    `suspicion`: its mean share of the suspicion on the mispredictions, which `interval`, `top` and `control_top`
+    are of; `share`, `towards` and `control_share` are of the departure, `usual` is the mean share of the usual
+    update. `fixed`, `broken`: with its usual update in place of the one that it sent. `distance`: how far the
+    update departs relative to its size, 1 for the median client; `rounds`: with how many it is compared.
     """
 
+    suspicion: float
     usual: float
-    distance: float | None
+    distance: float
     rounds: int
 
 

@@ -66,14 +66,15 @@ def test_departures_tell_the_fault_from_what_is_usual(run, archive):
     wrong = [one for one in document["inputs"] if one["prediction"]["class"] != one["true"]]
     assert len(wrong) == 10
     for one in wrong:
-        assert one["largest_departure"]["client"] == "hospital-4"
-        assert one["largest_departure"]["round"] == 10
-        assert one["largest_departure"]["replays"]
-        departures = {client["client"]: client["departure"] for client in one["rounds"][1]["clients"]}
-        assert one["largest_departure"]["score"] == departures["hospital-4"]
-        assert departures["hospital-4"] > 5 * max(value for name, value in departures.items() if name[-1] != "4")
+        assert one["most_suspect"]["client"] == "hospital-4"
+        assert one["most_suspect"]["round"] == 10
+        assert one["most_suspect"]["replays"]
+        cells = {client["client"]: client for client in one["rounds"][1]["clients"]}
+        assert one["most_suspect"]["score"] == cells["hospital-4"]["departure"] > 0
+        others = [client["suspicion"] for name, client in cells.items() if name != "hospital-4"]
+        assert cells["hospital-4"]["suspicion"] > 100 * max(others)
     table = run(*asked, at=archive).stdout
-    assert "largest departure" in table.splitlines()[2]
+    assert "most suspect departure" in table.splitlines()[2]
 
 
 def test_nothing_departs_in_the_first_round_of_all(run, archive):
@@ -83,7 +84,7 @@ def test_nothing_departs_in_the_first_round_of_all(run, archive):
         [True] * 5,
     ]
     plain = first(run(*LINEAGE, "--round", 2, "--format", "json", at=archive))
-    assert "largest_departure" not in plain
+    assert "most_suspect" not in plain
     scores = [
         [client["score"] for round_ in each["rounds"] for client in round_["clients"]] for each in (one, plain)
     ]
@@ -94,7 +95,7 @@ def test_departures_after_a_round_that_does_not_replay_name_nobody(run, digits):
     tampering.edit(tampering.fused(digits, 3), "0.bias", lambda tensor: tensor + 1)
     outcome = run(*LINEAGE, "--departures", "--format", "json", at=digits)
     assert outcome.status == 1
-    assert not first(outcome)["largest_departure"]["replays"]
+    assert not first(outcome)["most_suspect"]["replays"]
 
 
 def test_up_to_a_round(run, archive):

@@ -347,10 +347,10 @@ def test_the_largest_step_is_found_though_many_small_ones_sum_higher() -> None:
 
 
 def test_a_departure_is_what_a_client_had_not_done_before() -> None:
-    """On a linear network, by arithmetic: a pushes hard in every round, b and c a little, and once c does not."""
+    """By arithmetic: a pushes hard in every round, once harder, b and c a little, and once c does not."""
     direction = CNN.call().arguments[0][0].flatten()
     steps = [first_step({"1.weight": torch.zeros(1, 144), "1.bias": torch.zeros(1)})]
-    pushes = {"a": (0.050, 0.055, 0.050), "b": (0.010, 0.009, 0.010), "c": (0.010, 0.010, 0.060)}
+    pushes = {"a": (0.050, 0.065, 0.050), "b": (0.010, 0.009, 0.010), "c": (0.010, 0.010, 0.060)}
     for number in range(3):
         here = tensors(steps[-1])
         states = {
@@ -370,15 +370,19 @@ def test_a_departure_is_what_a_client_had_not_done_before() -> None:
     sizes = {name: (push[0] ** 2 + push[1] ** 2) / 2 * (1 + 1 / 2) for name, push in pushes.items()}
     ratios = {name: (now[name] - usual[name]) ** 2 / sizes[name] for name in pushes}
     median = sorted(ratios.values())[1]
+    effects = {name: client.score * (now[name] - usual[name]) / now[name] for name, client in last.items()}
+    noise = 1.4826 * sorted(abs(effect) for effect in effects.values())[1]
     for name, client in last.items():
-        kept = max(0.0, 1 - median / ratios[name])
-        expected = kept * client.score * (now[name] - usual[name]) / now[name]
-        assert client.departure == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert one.largest_departure is not None
-    assert (one.largest_departure.round, one.largest_departure.client) == (3, "c")
-    assert one.largest_departure.score == last["c"].departure
-    assert one.largest_departure.replays
-    doubtful = lineage(steps, LINEAR, verdicts={1: Verdict.INCONSISTENT}).inputs[0].largest_departure
+        assert client.departure == pytest.approx(effects[name], rel=1e-4, abs=1e-6)
+        excess = max(0.0, ratios[name] / median - 1)
+        assert client.suspicion == pytest.approx(
+            excess * (1 + max(0.0, effects[name]) / noise), rel=1e-3, abs=1e-6
+        )
+    assert one.most_suspect is not None
+    assert (one.most_suspect.round, one.most_suspect.client) == (3, "c")
+    assert one.most_suspect.score == last["c"].departure
+    assert one.most_suspect.replays
+    doubtful = lineage(steps, LINEAR, verdicts={1: Verdict.INCONSISTENT}).inputs[0].most_suspect
     assert doubtful is not None
     assert not doubtful.replays, "the first round is a part of what was usual"
 
@@ -392,6 +396,7 @@ def test_a_client_that_is_new_has_no_departure() -> None:
     rounds = [step.round for step in steps[1:] if step.round is not None]
     steps[-1] = replace(steps[-1], before=tuple(rounds[:-1]))
     last = lineage(steps, LINEAR).inputs[0].rounds[-1]
+    assert all((client.departure is None) == (client.suspicion is None) for client in last.clients)
     assert {client.client: client.departure is None for client in last.clients} == {
         "a": False,
         "b": False,
@@ -408,7 +413,7 @@ def test_a_rule_without_factors_has_no_departures_and_says_so() -> None:
     rounds = [step.round for step in steps[1:] if step.round is not None]
     steps[-1] = replace(steps[-1], before=(rounds[0],))
     found = lineage(steps, LINEAR, rule=rule_named("median"))
-    assert found.inputs[0].largest_departure is None
+    assert found.inputs[0].most_suspect is None
     assert any("round 2: no departures: the rule of round 2" in warning for warning in found.warnings)
 
 

@@ -160,12 +160,13 @@ def test_every_line_is_a_row():
     assert sum(float(row["score"]) for row in table) == 2.0
 
 
-def test_the_largest_departure_is_said_where_updates_were_compared():
-    other = records.input_lineage(largest_departure=LargestStep(3, "hospital-2", 0.5, True))
+def test_the_most_suspect_departure_is_said_where_updates_were_compared():
+    other = records.input_lineage(most_suspect=LargestStep(3, "hospital-2", 0.5, True))
     text = " ".join(render(records.lineage(other), "table").split())
-    assert "from what a client had sent before is that of the file labelled hospital-2 in round 3 (+0.50)." in text
-    assert "largest_departure" in json.loads(render(records.lineage(other), "json"))["inputs"][0]
-    assert "largest_departure.client" in render(records.lineage(other), "csv")
+    where = "that of the file labelled hospital-2 in round 3 (+0.50)."
+    assert f"The most suspect departure from what a client had sent before is {where}" in text
+    assert "most_suspect" in json.loads(render(records.lineage(other), "json"))["inputs"][0]
+    assert "most_suspect.client" in render(records.lineage(other), "csv")
     assert "departure" not in render(records.lineage(), "table")
 
 

@@ -48,7 +48,7 @@ LOCALIZERS: dict[str, LocalizerRow] = {
     "departure": LocalizerRow(
         "flforensics.provenance.localize.findings:departures",
         "whose update departs from that client's usual one, and what the departure did towards the wrong classes",
-        "the ledger; shrinkage: James and Stein 1961",
+        "the ledger; odds of new against usual: after James and Stein 1961",
         True,
         False,
         earlier=True,

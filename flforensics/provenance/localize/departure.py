@@ -10,15 +10,27 @@ and the ledger is computed with both as lines of their own. It still adds up, as
 splits its score: previous + Σ usual + Σ departures + server + unexplained = f. Both lie on this round's path and
 have this round's factor c_k, so that neither another path nor another weight is taken for a departure.
 
-Honest updates differ from round to round too, and a client with large updates has large departures. How far it
-departed relative to its size is r_k = ‖d_k‖² / (m_k (1 + 1/n_k)), with n_k earlier rounds and m_k the mean ‖Δ_k‖²
-over them; the last factor is the variance of a difference from a mean of n. What is usual in this round is the
-median of r over the clients, whom most are taken to be honest, and
+Honest updates differ from round to round too, so two things are asked of a departure. *How far is it?* In each
+tensor b, r_kb = ‖d_kb‖² / (m_kb (1 + 1/n_k)), with n_k earlier rounds and m_kb the mean ‖Δ_kb‖² over them; the
+last factor is the variance of a difference from a mean of n. What is usual in this round is the median client,
+whom most are taken to be like, and the distance is
 
-    departure_k = max(0, 1 − median/r_k) ⟨Ḡ, c_k d_k⟩
+    D_k = Σ_b ℓ_b √(r_kb / median_j r_jb) / Σ_b ℓ_b,        ℓ_b = median_j ‖Δ_jb‖,
 
-is left (the positive-part shrinkage of James and Stein 1961, with the median as the noise): a client that departs
-as others do departs by nothing. Of a client without an earlier round nothing usual is known: u = 0 and r = 1.
+over its own median, so that 1 is usual. (A fault is often in few tensors, which the others would hide.) Of a
+client without an earlier round nothing usual is known: u = 0, and in place of r there is ‖Δ_b‖²/√p_k, as updates
+grow with the examples, and slower than their number. *What did it do to this input?* e_k = ⟨Ḡ, c_k d_k⟩ in the
+target's unit, where usual departures do σ = 1.4826 median_j |e_j| (as a standard deviation, Hampel 1974).
+Together
+
+    suspicion_k = max(0, D_k² − 1) (1 + max(0, e_k)/σ).
+
+Of D_k² only 1 is usual, so that the first factor is the odds of new against usual, as in the positive-part
+shrinkage of James and Stein (1961), which keeps 1 − 1/D². The second is how much the departure may have pushed:
+what a fault added is known but to σ, as honest departures would have pushed too, to either side. So an update
+that departs far is suspect even where its effect is measured as nothing, less so than one equally far that
+pushed. It is not bounded, so that of two clients that both depart far the one that pushed this input comes first.
+Without a unit, it can be compared with that of other rounds.
 
 A departure is a change, and a change is no fault yet: new data are one, and where the global itself was changed,
 honest clients depart to repair it. A fault that lasts becomes usual.
@@ -49,17 +61,22 @@ EARLIER = 10
 _USUAL, _DEPARTURE = 0, 1
 
 
+_DEVIATION = 1.4826
+"""A normal distribution's standard deviation over its median absolute deviation (Hampel 1974)."""
+
+
 @dataclass(frozen=True)
 class Departures:
     """For N inputs and K clients, float64 where not said otherwise.
 
-    `scores` [N, K]: the departures, in the target's unit. `shares` [N, K + 2]: these, the server's and the
-    unexplained line as shares of the movement; `usual` [N, K]: the usual updates' shares. `distances` [K]: how far
-    each update departs, √(r_k/median), 1 being usual; NaN for a client of which nothing earlier is known. `rough`
-    counts the inputs whose ledger did not converge.
+    `scores` [N, K]: the departures, in the target's unit; `suspicion` [N, K]: without one. `shares` [N, K + 2]:
+    the departures, the server's and the unexplained line as shares of the movement; `usual` [N, K]: the usual
+    updates' shares. `distances` [K]: D_k, how far each update departs, 1 being usual. `rough` counts the inputs
+    whose ledger did not converge.
     """
 
     scores: Tensor
+    suspicion: Tensor
     shares: Tensor
     usual: Tensor
     distances: Tensor
@@ -91,14 +108,15 @@ class Habit:
         return self.latest[key]
 
     @cached_property
-    def lengths(self) -> tuple[float, float]:
-        """‖d‖², and m (1 + 1/n), what it is measured by; without an earlier round both are ‖Δ‖²."""
-        departed = sum(float(self.parts(name)[1].square().sum()) for name in self.names)
-        if not self.before:
-            return departed, departed
-        count = len(self.before)
-        size = sum(float(_update(*one, name).square().sum()) for one in self.before for name in self.names) / count
-        return departed, size * (1 + 1 / count)
+    def lengths(self) -> Tensor:
+        """Tensor by tensor, [3, B]: ‖d‖², m (1 + 1/n) (0 without an earlier round), and ‖Δ‖²."""
+        columns = []
+        for name in self.names:
+            usual, departed = self.parts(name)
+            sizes = [_squares(_update(*one, name)) for one in self.before]
+            count = max(len(sizes), 1)
+            columns.append((_squares(departed), sum(sizes) / count * (1 + 1 / count), _squares(usual + departed)))
+        return torch.tensor(columns, dtype=torch.float64).T
 
 
 def habits(case: Case, before: Sequence[Round], *, most: int = EARLIER) -> tuple[Habit, ...]:
@@ -123,19 +141,27 @@ def departure(case: Case, known: Sequence[Habit]) -> Departures:
             reason="EARLIER",
             hint="choose a later round, or use --method mispredictions",
         )
-    kept, distances = _kept(case, known)
+    distances = _distances(case, known)
     scores = ledger(split(case, known))
     require_finite(case, scores.clients[:, 1::2], "scores")
-    rows, factors = shares_of(scores), torch.cat([kept, torch.ones(2, dtype=torch.float64)])
-    lines = scores.lines
-    rough = 0 if lines is None or lines.converged is None else int((~lines.converged).sum())
+    rows, effects, lines = shares_of(scores), scores.clients[:, 1::2].cpu(), scores.lines
     return Departures(
-        scores.clients[:, 1::2].cpu() * kept,
-        torch.cat([rows[:, 1:-2:2], rows[:, -2:]], 1) * factors,
+        effects,
+        suspicion(effects, distances),
+        torch.cat([rows[:, 1:-2:2], rows[:, -2:]], 1),
         rows[:, 0:-2:2],
         distances,
-        rough,
+        0 if lines is None or lines.converged is None else int((~lines.converged).sum()),
     )
+
+
+def suspicion(effects: Tensor, distances: Tensor) -> Tensor:
+    """max(0, D² − 1) (1 + max(0, e)/σ), [N, K], of what departures did, e [N, K], and how far they are, D [K].
+
+    Where most did nothing, σ is of their mean.
+    """
+    noise = _DEVIATION * _usual(effects.abs().T)[:, None]
+    return (distances.square() - 1).clamp(min=0) * (1 + _over(effects.clamp(min=0), noise))
 
 
 def replaced(case: Case, known: Sequence[Habit]) -> Tensor:
@@ -148,17 +174,33 @@ def replaced(case: Case, known: Sequence[Habit]) -> Tensor:
     return torch.where(torch.isfinite(without.change), without.classes, -1).cpu()
 
 
-def _kept(case: Case, known: Sequence[Habit]) -> tuple[Tensor, Tensor]:
-    """max(0, 1 − median/r_k) and √(r_k/median), [K]."""
-    lengths = torch.tensor([habit.lengths for habit in known], dtype=torch.float64)
-    require_finite(case, lengths.sum(1)[None], "updates, now or earlier,")
-    departed, measure = lengths.unbind(1)
-    ratios = torch.where(departed > 0, departed / measure, 0.0)
+def _distances(case: Case, known: Sequence[Habit]) -> Tensor:
+    """D_k, [K]."""
+    lengths = torch.stack([habit.lengths for habit in known])
+    require_finite(case, lengths.sum((1, 2))[None], "updates, now or earlier,")
+    departed, measure, sent = lengths.unbind(1)
     compared = torch.tensor([bool(habit.before) for habit in known])
-    usual = ratios[compared].median()
-    kept = torch.where(ratios > 0, (1 - usual / ratios).clamp(min=0), 0.0)
-    distances = torch.where(ratios == usual, 1.0, (ratios / usual).sqrt())
-    return kept, torch.where(compared, distances, torch.nan)
+    weights = torch.tensor(case.scene.coefficients.values, dtype=torch.float64).clamp(min=0)
+    own, first = _over(departed, measure), _over(sent, weights.sqrt()[:, None])
+    far = torch.where(measure > 0, _over(own, _usual(own[compared])), _over(first, _usual(first[compared])))
+    tensors = _usual(sent[compared]).sqrt()
+    mean = _over(far.sqrt() @ tensors, tensors.sum())
+    return _over(mean, _usual(mean[compared]))
+
+
+def _usual(rows: Tensor) -> Tensor:
+    """The median of the rows, or their mean where that is 0."""
+    middle = rows.median(0).values
+    return torch.where(middle > 0, middle, rows.mean(0))
+
+
+def _over(values: Tensor, unit: Tensor) -> Tensor:
+    """values / unit; 0 where there is no unit."""
+    return torch.where(unit > 0, values / unit, 0.0)
+
+
+def _squares(tensor: Tensor) -> float:
+    return float(tensor.square().sum())
 
 
 def _sent(client: str, before: Sequence[Round]) -> Iterator[tuple[Round, ClientModel]]:

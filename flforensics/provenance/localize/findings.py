@@ -1,14 +1,13 @@
 """What each localizer's tensors say: a ranking, and whether anybody stands out in it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flforensics.provenance.localize.chance import FEWEST, chance_of, interval, lead_over, resampled
-from flforensics.provenance.localize.departure import EARLIER, departure, habits, replaced
+from flforensics.provenance.localize.departure import EARLIER, Departures, departure, habits, replaced
 from flforensics.provenance.localize.feddebug import feddebug
 from flforensics.provenance.localize.influence import Influences, influence
 from flforensics.provenance.localize.localizing import Batch, Scene
@@ -28,8 +27,9 @@ _FEW = f"fewer than {FEWEST} mispredictions say nothing about others"
 _AGAINST = "nobody's update moves these inputs towards their wrong classes"
 _BEHIND = "the largest part is the server's or unexplained"
 _OVERLAP = "the lead does not hold in 95 % of resamplings of the inputs"
-_AS_USUAL = "the update with the largest departure is hardly further from its usual one than others are"
-_STRANGER = "nothing earlier is known of the client with the largest departure"
+_AS_USUAL = "the most suspect update is hardly further from its usual one than others are"
+_STRANGER = "nothing earlier is known of the most suspect client"
+_AWAY = "the most suspect departure moves these inputs away from their wrong classes"
 _FEW_KNOWN = "of fewer than three clients with earlier rounds, any may be the odd one out"
 _ON_NOISE = "the update with the most influence raises these classes on noise as well"
 
@@ -122,29 +122,31 @@ def shares(scene: Scene) -> Finding:
 
 
 def departures(scene: Scene) -> Finding:
-    """Departures from usual updates: who stands out also departed far, and is known from earlier rounds."""
+    """Departures from usual updates: the most suspect client stands out if it departs far, towards the error."""
     settings, count = scene.case.settings, len(scene.case.clients)
     known = habits(scene.case, scene.materials.before)
     parts = [departure(batch.case, known) for batch in scene.batches]
     classes = [replaced(batch.case, known) for batch in scene.batches]
     blame = joined([Blame(part.shares, said, part.rough) for part, said in zip(parts, classes, strict=True)])
     usual, distances = torch.cat([part.usual for part in parts]), parts[0].distances.tolist()
-    inputs = _Inputs.of(scene.batches, blame)
-    wrong = blame.shares[inputs.wrong]
+    moved = _Inputs.of(scene.batches, blame)
+    suspected = replace(moved, blame=replace(blame, shares=_suspected(parts)))
+    wrong = suspected.blame.shares[moved.wrong, :count]
     bounds = _bounds(wrong, seed=settings.seed)
-    order = wrong[:, :count].mean(0).argsort(descending=True, stable=True).tolist()
+    order = wrong.mean(0).argsort(descending=True, stable=True).tolist()
     figures = [
-        Departed(
-            **asdict(inputs.figures(k, bounds[k])),
-            usual=float(usual[inputs.wrong, k].mean()),
-            distance=distances[k] if math.isfinite(distances[k]) else None,
+        _departed(
+            moved.figures(k, None),
+            suspected.figures(k, bounds[k]),
+            usual=float(usual[moved.wrong, k].mean()),
+            distance=distances[k],
             rounds=len(known[k].before),
         )
         for k in range(count)
     ]
+    doubt = _doubt(figures, order[0], blame.shares[moved.wrong].mean(0))
     stands = _ahead(scene, wrong, order[0])
-    doubt = _doubt(distances, order[0])
-    if stands.client is not None and doubt:
+    if doubt and (stands.client is not None or not wrong.any()):
         stands = replace(stands, client=None, reason=doubt)
     parameters = (
         ("earlier_rounds", EARLIER),
@@ -162,13 +164,32 @@ def departures(scene: Scene) -> Finding:
     )
 
 
-def _doubt(distances: Sequence[float], leader: int) -> str:
-    """What speaks against naming a client in how far the clients departed (NaN: nothing to compare with)."""
-    if sum(not math.isnan(one) for one in distances) < 3:
+def _suspected(parts: Sequence[Departures]) -> Tensor:
+    """The clients' shares of each input's suspicion, 0 where nobody is suspect; the other two lines have none."""
+    suspicion = torch.cat([part.suspicion for part in parts])
+    total = suspicion.sum(1, keepdim=True)
+    return nn.functional.pad(torch.where(total > 0, suspicion / total, 0.0), (0, 2))
+
+
+def _departed(moved: Misled, suspected: Misled, *, usual: float, distance: float, rounds: int) -> Departed:
+    """What the departure moved, and how suspect it is."""
+    ranked = {"interval": suspected.interval, "top": suspected.top, "control_top": suspected.control_top}
+    return Departed(
+        **{**asdict(moved), **ranked}, suspicion=suspected.share, usual=usual, distance=distance, rounds=rounds
+    )
+
+
+def _doubt(figures: Sequence[Departed], leader: int, lines: Tensor) -> str:
+    """What speaks against naming a client; `lines` [K + 2] are the mean shares of the movement."""
+    if sum(one.rounds > 0 for one in figures) < 3:
         return _FEW_KNOWN
-    if math.isnan(distances[leader]):
+    if not figures[leader].rounds:
         return _STRANGER
-    return "" if distances[leader] >= _FAR else _AS_USUAL
+    if figures[leader].distance < _FAR:
+        return _AS_USUAL
+    if lines[leader] <= 0:
+        return _AWAY
+    return _BEHIND if lines[leader] < lines[-2:].max() else ""
 
 
 @dataclass(frozen=True)

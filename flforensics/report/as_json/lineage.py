@@ -57,7 +57,7 @@ def _input(one: InputLineage) -> dict[str, Any]:
             name: asdict(step)
             for name, step in (
                 ("largest_step", one.largest_step),
-                ("largest_departure", one.largest_departure),
+                ("most_suspect", one.most_suspect),
             )
             if step is not None
         },
@@ -74,8 +74,7 @@ def _round(one: RoundLedger) -> dict[str, Any]:
         "nodes": one.nodes,
         **({} if one.converged is None else {"converged": one.converged}),
         "clients": [
-            {key: value for key, value in asdict(client).items() if key != "departure" or value is not None}
-            for client in one.clients
+            {key: value for key, value in asdict(client).items() if value is not None} for client in one.clients
         ],
     }
 

@@ -108,10 +108,10 @@ def _step(one: InputLineage) -> str:
 
 
 def _departure(one: InputLineage) -> str:
-    """The largest departure, where updates were compared."""
-    if one.largest_departure is None:
+    """The most suspect departure, where updates were compared."""
+    if one.most_suspect is None:
         return ""
-    return f" The largest departure from what a client had sent before is that of {_where(one.largest_departure)}."
+    return f" The most suspect departure from what a client had sent before is that of {_where(one.most_suspect)}."
 
 
 def _where(step: LargestStep) -> str:
@@ -301,10 +301,10 @@ def _summary(result: Lineage) -> Iterator[str]:
         + (f"; {len(wrong)} of {len(known)} with a known class are wrong." if known else ".")
     )
     yield ""
-    compared = any(one.largest_departure for one in result.inputs)
+    compared = any(one.most_suspect for one in result.inputs)
     yield tabulate(
         [_summary_row(one, result, compared=compared) for one in result.inputs],
-        headers=[*_SUMMARY, *(["largest departure"] if compared else [])],
+        headers=[*_SUMMARY, *(["most suspect departure"] if compared else [])],
         colalign=(
             "left",
             "left",
@@ -328,7 +328,7 @@ def _summary_row(one: InputLineage, result: Lineage, *, compared: bool) -> tuple
     mark = "" if subject.true in (None, one.prediction.index) else " ✗"
     effect = signed(one.target.value - one.initial.value)
     begun = (source(subject), true, said(one.prediction) + mark, said(one.initial.prediction), effect)
-    steps = (one.largest_step, *([one.largest_departure] if compared else []))
+    steps = (one.largest_step, *([one.most_suspect] if compared else []))
     largest = [
         "" if step is None else f"{shown(step.client)} in {step.round} ({signed(step.score)})" for step in steps
     ]

@@ -144,12 +144,12 @@ def _departed(finding: Finding) -> str:
         return _nobody(finding)
     assert stands.lead is not None
     assert stands.interval is not None
-    far = "far" if best.distance is None else f"{best.distance:.1f} times as far as the median file's"
     return (
-        f"the file labelled {shown(stands.client)} stands out: its update departs {far} from what that client sent"
-        f" before, and of what the round moved on {plural(finding.inputs, 'misprediction')} the departure accounts"
-        f" for {percent(best.share)}, towards the wrong class. That is {percent(stands.lead)} ahead of the next"
-        f" line ({_range(stands.interval)} with 95 % confidence over the choice of inputs)."
+        f"the file labelled {shown(stands.client)} stands out: its update departs {best.distance:.1f} times as far"
+        " as the median file's from what that client sent before, and of what the round moved on"
+        f" {plural(finding.inputs, 'misprediction')} the departure accounts for {percent(best.share)}, towards the"
+        f" wrong class. It has {percent(best.suspicion)} of the suspicion, {percent(stands.lead)} ahead of the"
+        f" next file ({_range(stands.interval)} with 95 % confidence over the choice of inputs)."
         f" {_replaced(best, finding)}"
     )
 
@@ -165,9 +165,10 @@ def _departed_cells(figures: Departed, finding: Finding) -> tuple[str, ...]:
     controls = finding.controls or 0
     return (
         str(figures.rounds),
-        "" if figures.distance is None else f"{figures.distance:.1f}",
+        f"{figures.distance:.1f}",
         percent(figures.usual),
         percent(figures.share),
+        percent(figures.suspicion),
         "" if figures.interval is None else _range(figures.interval),
         f"{figures.top} of {finding.inputs}",
         "" if figures.fixed is None else f"{figures.fixed} of {finding.inputs}",
@@ -204,12 +205,14 @@ _WORDS: Mapping[str, _Words] = {
         " right, and controls wrong, with all other files fused again.",
     ),
     "departure": _Words(
-        ("rounds", "distance", "usual", "departure", "95 % interval", "first in", "fixed", "broken"),
+        ("rounds", "distance", "usual", "departure", "suspicion", "95 % interval", "first in", "fixed", "broken"),
         _departed_cells,
         _departed,
         "rounds: how many earlier ones of the client are compared with; distance: how far its update departs from"
         " their mean relative to its size, 1 being the median file; usual, departure: mean shares of the movement"
-        " towards the wrong class, the departure less what is usual in this round; fixed, broken: mispredictions"
-        " right, and controls wrong, with the usual update in place of the one that was sent.",
+        " towards the wrong class; suspicion: how far a departure is beyond the median file's, times how much it"
+        " may have pushed towards the wrong class, as a share over the files; first in: inputs on which no other"
+        " file is more suspect; fixed, broken: mispredictions right, and controls wrong, with the usual update in"
+        " place of the one that was sent.",
     ),
 }

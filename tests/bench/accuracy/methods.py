@@ -151,9 +151,9 @@ class _Asking:
         return Answer(clients, self._ledger(self.question.round), None, time.perf_counter() - start)
 
     def departures(self) -> dict[str, Answer]:
-        """From usual updates, over the true class; no answer where nobody has an earlier round.
+        """Their suspicion, over the true class; no answer where nobody has an earlier round.
 
-        Beside them how far each update departs, whatever the input; 0 where nothing earlier is known.
+        Beside it how far each update departs, whatever the input.
         """
         question, start = self.question, time.perf_counter()
         clients = tuple(client.client for client in question.round.clients)
@@ -162,10 +162,9 @@ class _Asking:
         except NotComputableError:
             return {}
         seconds = time.perf_counter() - start
-        distances = found.distances.nan_to_num(nan=0.0).expand_as(found.scores)
         return {
-            DEPARTURE: Answer(clients, found.scores, None, seconds),
-            DISTANCE: Answer(clients, distances, None, seconds),
+            DEPARTURE: Answer(clients, found.suspicion, None, seconds),
+            DISTANCE: Answer(clients, found.distances.expand_as(found.suspicion), None, seconds),
         }
 
     def localizers(self) -> dict[str, Answer]:
@@ -191,7 +190,7 @@ class _Asking:
         }
 
     def lineages(self) -> dict[str, Answer]:
-        """Over all rounds: each client's sum, its largest round, both against the true class; its departures."""
+        """Over all rounds: each client's sum, its largest round, both against the true class; its suspicion."""
         history, start = self.question.history, time.perf_counter()
         clients = tuple(sorted({client.client for round_ in history for client in round_.clients}))
         found = self._traced_lineage()
@@ -210,7 +209,7 @@ class _Asking:
         departed, middle = torch.zeros_like(matrix), time.perf_counter()
         for place, round_ in list(enumerate(history))[1:]:
             columns = [clients.index(member.client) for member in round_.clients]
-            departed[place][:, columns] = self._departures(place).scores
+            departed[place][:, columns] = self._departures(place).suspicion
         last = time.perf_counter() - middle
         return {
             "lineage": Answer(clients, matrix.sum(0), named, seconds),

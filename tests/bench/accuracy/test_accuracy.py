@@ -216,7 +216,7 @@ def test_departures_need_an_earlier_round_and_are_those_of_localize(data):
         assert (DEPARTURE in answers) == (count == 2)
     case = case_of(asked.round, rule_named("fedavg"), federation.network, None, settings=Settings())
     batch = labelled(case, federation.model.call(asked.inputs.x), asked.inputs.y.tolist())
-    found = departure(batch.case, habits(batch.case, asked.history[:-1])).scores
+    found = departure(batch.case, habits(batch.case, asked.history[:-1])).suspicion
     assert torch.allclose(answers[DEPARTURE].scores, found, rtol=1e-6, atol=1e-9)
     assert found.abs().max() > 0
 
