@@ -152,7 +152,7 @@ class Outer(Gradients):
 
     def dense(self) -> Dense:
         """One matrix product for each sample and group, over the positions of all calls."""
-        factors = iter(self._factors())
+        factors = self._factors()
         left, right = next(factors)
         total = (left @ right.mT).flatten(1)
         del left, right
@@ -251,8 +251,7 @@ class Outer(Gradients):
         Where all are small, their positions come side by side.
         """
         each = (self.factors(*call) for call in self.calls)
-        groups, rows, columns = self.shape
-        if self.count * groups * (rows + columns) * self.positions <= _REUSED:
+        if self.count * self.shape[0] * sum(self.shape[1:]) * self.positions <= _REUSED:
             yield _side_by_side(list(each))
         else:
             yield from each

@@ -60,7 +60,6 @@ EARLIER = 10
 
 _USUAL, _DEPARTURE = 0, 1
 
-
 _DEVIATION = 1.4826
 """A normal distribution's standard deviation over its median absolute deviation (Hampel 1974)."""
 
