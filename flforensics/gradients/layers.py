@@ -36,7 +36,7 @@ def transposed_linear(_layer: nn.Module, _own: Own, x: Tensor, g: Tensor) -> Fou
 
 
 def convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
-    """A convolution in one or two dimensions is a Linear layer on its unfolded input, group by group."""
+    """A convolution is a Linear layer on its unfolded input, group by group."""
     groups, size = int(layer.groups), own["weight"].shape  # type: ignore[arg-type]
     box = _box(layer, x, g)
     shape = (groups, size[0] // groups, size[1] * prod(side.stop - side.start for side in box))
@@ -46,23 +46,18 @@ def convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
     return {"weight": inner if whole else Inner(inner, kernels, box), "bias": Dense(g.flatten(2).sum(2))}
 
 
-def dense_convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
-    """Any other convolution, one group per sample: the samples become channels of a single image."""
-    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+def transposed_convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
+    """One group per sample: the samples become channels of a single image."""
     samples, groups = len(x), int(layer.groups)  # type: ignore[arg-type]
-    if not transposed:
-        x = _padded(layer, x)
-    padding = layer.padding if transposed else [0] * (x.dim() - 2)
-    weight = own["weight"].repeat(samples, *[1] * (x.dim() - 1))
     gradient = torch.ops.aten.convolution_backward(
         g.reshape(1, -1, *g.shape[2:]),
         x.reshape(1, -1, *x.shape[2:]),
-        weight,
+        own["weight"].repeat(samples, *[1] * (x.dim() - 1)),
         None,
         layer.stride,
-        padding,
+        layer.padding,
         layer.dilation,
-        transposed,
+        True,
         layer.output_padding,
         groups * samples,
         [False, True, False],
@@ -120,10 +115,10 @@ LAYERS: dict[str, Rule] = {
     "torch.nn.modules.linear.Linear": linear,
     "torch.nn.modules.conv.Conv1d": convolution,
     "torch.nn.modules.conv.Conv2d": convolution,
-    "torch.nn.modules.conv.Conv3d": dense_convolution,
-    "torch.nn.modules.conv.ConvTranspose1d": dense_convolution,
-    "torch.nn.modules.conv.ConvTranspose2d": dense_convolution,
-    "torch.nn.modules.conv.ConvTranspose3d": dense_convolution,
+    "torch.nn.modules.conv.Conv3d": convolution,
+    "torch.nn.modules.conv.ConvTranspose1d": transposed_convolution,
+    "torch.nn.modules.conv.ConvTranspose2d": transposed_convolution,
+    "torch.nn.modules.conv.ConvTranspose3d": transposed_convolution,
     "torch.nn.modules.normalization.LayerNorm": layer_norm,
     "torch.nn.modules.normalization.RMSNorm": rms_norm,
     "torch.nn.modules.normalization.GroupNorm": group_norm,

@@ -57,6 +57,23 @@ def test_a_tensor_that_does_not_fit_into_memory_is_named(bench: Bench, monkeypat
     assert caught.value.reason == "MEMORY"
 
 
+def test_a_file_with_the_header_of_another_is_judged_by_itself(bench: Bench) -> None:
+    good = safetensors.torch.save({"w": torch.ones(2)})
+    first, second = (
+        bench.opened(good),
+        bench.opened(good[:-8] + safetensors.torch.save({"w": torch.zeros(2)})[-8:]),
+    )
+    assert first["w"].tolist() == [1.0, 1.0]
+    assert second["w"].tolist() == [0.0, 0.0]
+    assert bench.refusal(good + b"x").reason == "TRAILING"
+    assert bench.refusal(good[:-1]).reason == "TRUNCATED"
+
+
+def test_two_files_with_one_bad_header_are_refused_each_by_its_name(bench: Bench) -> None:
+    bad = raw(named("w", dtype="F12"))
+    assert [bench.refusal(bad).file for _ in range(2)] == ["0.bin", "1.bin"]
+
+
 def test_an_unknown_name_is_a_missing_key(bench: Bench) -> None:
     checkpoint = bench.opened(raw(named("w")))
     assert "w" in checkpoint

@@ -57,6 +57,15 @@ CASES: dict[str, tuple[Make, Callable[[], Tensor]]] = {
     ),
     "conv1d on two points": (lambda: nn.Conv1d(2, 3, 7, padding=3), lambda: images(2, 2)),
     "conv3d": (lambda: nn.Conv3d(2, 4, 3, padding=1, stride=2, groups=2), lambda: images(2, 5, 4, 6)),
+    "conv3d same": (
+        lambda: nn.Conv3d(2, 3, (2, 3, 1), padding="same", dilation=(2, 1, 1)),
+        lambda: images(2, 3, 4, 2),
+    ),
+    "conv3d on a plane": (lambda: nn.Conv3d(1, 2, 3, padding=1), lambda: images(1, 1, 3, 2)),
+    "conv2d on a part of turned pictures": (
+        lambda: nn.Conv2d(3, 4, (2, 3), stride=(1, 2)),
+        lambda: images(3, 7, 8)[:, :, 2:, 1:].transpose(2, 3),
+    ),
     "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2), lambda: images(4, 5)),
     "transposed 2d": (
         lambda: nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1),

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flforensics.errors import UsageError
 from flforensics.models import ALLOWED_LAYERS, build_network
@@ -126,6 +127,26 @@ def test_every_allowed_layer_is_a_layer_with_one_input():
         assert layer is getattr(nn, name)
         parameters = inspect.signature(layer.forward).parameters.values()
         assert sum(one.default is one.empty for one in parameters) == 2, name
+
+
+class Draws(TorchDispatchMode):
+    """Counts the random numbers that are drawn into parameters."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default):
+            self.count += args[0].numel()
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("drawn", "count"), [(True, 4 * 3 + 3), (False, 0)])
+def test_initial_weights_are_drawn_where_they_are_asked_for(drawn, count):
+    with Draws() as draws:
+        build_network(
+            {"source": "layers", "layers": [LINEAR | {"in_features": 4, "out_features": 3}]}, drawn=drawn
+        )
+    assert draws.count == count
 
 
 def test_building_a_network_does_not_load_torchs_compiler():

@@ -32,8 +32,8 @@ def operators_module(tmp_path, monkeypatch):
     sys.modules.pop("operators_module", None)
 
 
-def build(factory, **others):
-    return build_network({"source": "python", **others}, factory=factory)
+def build(factory, *, drawn=True, **others):
+    return build_network({"source": "python", **others}, factory=factory, drawn=drawn)
 
 
 def test_factory_of_the_operator_is_called(operators_module):
@@ -41,6 +41,13 @@ def test_factory_of_the_operator_is_called(operators_module):
     assert network.head.weight.shape == (5, 4)
     assert network.head.weight.dtype == torch.float32
     assert not network.training
+
+
+def test_a_factory_may_build_on_its_initial_weights(operators_module):
+    torch.manual_seed(0)
+    drawn = build(f"{operators_module}:Network", drawn=False)
+    torch.manual_seed(0)
+    assert torch.equal(drawn.head.weight, build(f"{operators_module}:Network", drawn=True).head.weight)
 
 
 def test_the_archive_alone_imports_nothing(operators_module):
