@@ -11,7 +11,8 @@ ALPHAS = (0.1, 0.3, 0.7, 1.0)
 EPOCHS = 2
 """Passes of a client over its examples in a round, as in TraceFL's paper."""
 
-_FAULTS = ("correct", "flip-one", "flip-all")
+_ONE = ("correct", "flip-one", "flip-all")
+_FAULTS = (*_ONE, "flip-two")
 _FEW, _MANY, _LATE, _LARGE = 5, 20, 6, 3
 """Rounds of 10 clients; of 10 of 100, where a client took part twice in so many; with three honest ones before the
 culprit's three; of a ResNet-18, whose models fill the memory."""
@@ -33,7 +34,7 @@ class Cell:
 def _default(seed: int) -> list[Cell]:
     """Every dataset, network and alpha: 10 clients, 10 of 100, and a culprit that leaves."""
     cells = []
-    few, many = Effort(16, 3, (1, 3, 5), _FAULTS), Effort(16, 3, (), ("correct",))
+    few, many = Effort(16, 3, (1, 3, 5), _ONE), Effort(16, 3, (), ("correct",))
     late = Effort(32, 1, (1, 3, 5), ())
     for names in MODELS:
         if names[1] == "resnet18":
@@ -53,8 +54,8 @@ def _large(names: tuple[str, str], seed: int) -> list[Cell]:
     return [
         Cell(_setting(names, alpha, clients, _LARGE, seed), scenarios, effort)
         for alpha, clients, scenarios in (
-            (0.3, 10, (*_FAULTS, "noise")),
-            (1.0, 10, _FAULTS),
+            (0.3, 10, (*_ONE, "noise")),
+            (1.0, 10, _ONE),
             (0.3, 100, ("flip-one", "flip-all")),
         )
     ]
@@ -62,7 +63,7 @@ def _large(names: tuple[str, str], seed: int) -> list[Cell]:
 
 def _full(seed: int) -> list[Cell]:
     """Everything with three seeds, ten rounds and many inputs, for a machine with a GPU."""
-    effort = Effort(64, 10, (1, 3, 5), _FAULTS)
+    effort = Effort(64, 10, (1, 3, 5), _ONE)
     cells = []
     for one in (seed, seed + 1, seed + 2):
         for names in MODELS:

@@ -114,16 +114,49 @@ def _flipped(
     flip_of: Callable[[int], Flip],
 ) -> Iterator[Question]:
     round_ = history[-1]
-    assert round_.previous is not None
     for k in culprits(federation, round_.number)[: effort.culprits]:
         flip = flip_of(k)
-        start = dict(round_.previous.tensors)
-        faulty = federation.client(k, round_.number, start, branch="honest", flip=flip)
-        clients = [faulty if one.client == faulty.client else one for one in round_.clients]
-        poisoned = fused(round_.number, round_.previous, clients)
+        faulty = _faulty(federation, round_, k, flip)
+        poisoned = (*history[:-1], _with(round_, faulty))
+        yield _question(federation, scenario, poisoned, effort, honest=round_, culprit=faulty, flip=flip)
+
+
+def _flipped_two(federation: Federation, history: tuple[Round, ...], effort: Effort) -> Iterator[Question]:
+    """Two clients each take their most frequent label for another in the last round; whose mistake is it?
+
+    Asked of each are the inputs that are right if it is honest and the other not, and wrong the other way round.
+    """
+    round_ = history[-1]
+    pair = culprits(federation, round_.number)[:2]
+    if len(pair) < 2:
+        return
+    flips = [_most_frequent(federation, k) for k in pair]
+    faulty = [_faulty(federation, round_, k, flip) for k, flip in zip(pair, flips, strict=True)]
+    poisoned = (*history[:-1], _with(round_, *faulty))
+    for one, other, flip in zip(faulty, reversed(faulty), flips, strict=True):
         yield _question(
-            federation, scenario, (*history[:-1], poisoned), effort, honest=round_, culprit=faulty, flip=flip
+            federation,
+            "flip-two",
+            poisoned,
+            effort,
+            honest=_with(round_, other),
+            alone=_with(round_, one),
+            culprit=one,
+            flip=flip,
         )
+
+
+def _faulty(federation: Federation, round_: Round, k: int, flip: Flip) -> ClientModel:
+    """What client k sends in this round with its labels flipped."""
+    assert round_.previous is not None
+    return federation.client(k, round_.number, dict(round_.previous.tensors), branch="honest", flip=flip)
+
+
+def _with(round_: Round, *changed: ClientModel) -> Round:
+    """The round with these models in the places of their clients'."""
+    assert round_.previous is not None
+    models = {one.client: one for one in changed}
+    return fused(round_.number, round_.previous, [models.get(one.client, one) for one in round_.clients])
 
 
 def _absent(federation: Federation, history: tuple[Round, ...], effort: Effort) -> Iterator[Question]:
@@ -183,16 +216,22 @@ def _question(
     *,
     test: Labelled | None = None,
     honest: Round | None = None,
+    alone: Round | None = None,
     culprit: ClientModel | None = None,
     flip: Flip | None = None,
 ) -> Question:
-    """The inputs: right ones, labels in turn, or with an `honest` twin any that only the twin gets right."""
+    """The inputs: right ones, labels in turn, or with an `honest` twin any that only the twin gets right.
+
+    Those that the culprit `alone` does not get wrong, where there is somebody else at fault, are not its own.
+    """
     test = test or federation.data.test
     right = federation.logits(history[-1].fused, test.x).argmax(1) == test.y
     if honest is None:
         rows = in_turn(torch.nonzero(right).squeeze(1), test.y)
     else:
         caused = ~right & (federation.logits(honest.fused, test.x).argmax(1) == test.y)
+        if alone is not None:
+            caused &= federation.logits(alone.fused, test.x).argmax(1) != test.y
         rows = torch.nonzero(caused).squeeze(1)  # the test set is in a seeded order
     rows = rows[: effort.inputs]
     accuracy = float(right.float().mean())
@@ -214,6 +253,7 @@ SCENARIOS: dict[str, Callable[[Federation, tuple[Round, ...], Effort], Iterator[
     "correct": _correct,
     "flip-one": _flipped_one,
     "flip-all": _flipped_all,
+    "flip-two": _flipped_two,
     "noise": _noisy,
     "absent": _absent,
 }

@@ -58,6 +58,7 @@ def summary_of(text: str) -> str:
 def summary(records: Sequence[Record]) -> str:
     """One line for each method over everything."""
     correct, flips, absent = asked(records, "correct"), asked(records, *_FLIPS), asked(records, "absent-")
+    two = asked(records, "flip-two")
     rows = []
     for method in (*BASELINES, *methods_of([*correct, *flips, *absent])):
         rows.append(
@@ -70,6 +71,7 @@ def summary(records: Sequence[Record]) -> str:
                 _percent(right(flips, method, is_culprit, among=Asked.direct)),
                 _percent(right(flips, method, is_culprit)),
                 _percent(right_together(flips, method)),
+                _percent(right(two, method, is_culprit)),
                 _percent(right(absent, method, is_culprit, among=Asked.direct)),
                 _percent(right(absent, method, is_culprit)),
                 _times(relative_time([*correct, *flips, *absent], method)),
@@ -84,6 +86,7 @@ def summary(records: Sequence[Record]) -> str:
         "flipped client on top: what the flip taught, %",
         "... all that it caused, %",
         "... all of a round's together, %",
+        "two flipped: the one that caused it on top, %",
         "absent culprit on top: what the flip taught, %",
         "... all that it caused by then, %",
         "time, ledger = 1",
@@ -190,6 +193,11 @@ def _flipped(records: Sequence[Record]) -> str:
             f"The flipped client on top of all these inputs of a round together, {what}, %:",
             _by_alpha(questions, right_together, baselines=()),
         ]
+    two = asked(records, "flip-two")
+    parts += [
+        "Two clients flipped a label each; on top of the mistakes that one of them alone caused, that one, %:",
+        _by_alpha(two, lambda group, method: right(group, method, is_culprit)),
+    ]
     questions = asked(records, *_FLIPS)
     rows = [
         [method, *(_percent(measure) for measure in responsible(questions, method).values())]

@@ -177,6 +177,23 @@ def test_questions_ask_what_they_say(data):
     assert changed == [[one.culprit] if one.culprit else [] for one in asked]
 
 
+def test_of_two_culprits_one_alone_caused_the_mistake(data):
+    federation = Federation(setting(), data)
+    first, second = questions(federation, Effort(6, 1, (), ()), ("flip-two",))
+    honest, faulty = federation.history()[0], first.round
+    assert second.round is faulty
+    models = [{one.client: one for one in of.clients} for of in (honest, faulty)]
+    changed = [one for one in models[0] if models[0][one].model.source != models[1][one].model.source]
+    assert sorted(changed) == sorted([first.culprit, second.culprit])
+    assert len(first.inputs) + len(second.inputs) > 0
+    for asked in (first, second):
+        (other,) = (one for one in changed if one != asked.culprit)
+        for at_fault, good in (((asked.culprit, other), False), ((asked.culprit,), False), ((other,), True)):
+            clients = [models[one in at_fault][one] for one in models[0]]
+            said = federation.logits(fused(1, honest.previous, clients).fused, asked.inputs.x).argmax(1)
+            assert bool(((said == asked.inputs.y) == good).all())
+
+
 def test_an_absent_culprit_is_absent(data):
     federation = Federation(setting(rounds=2, marks=True), data)
     (asked,) = questions(federation, Effort(6, 1, (2,), ()), ("absent",))
