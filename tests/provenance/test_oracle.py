@@ -1,5 +1,7 @@
 """Every method against its definition as plain slow loops, on every architecture."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from flforensics.models import class_logits
 from flforensics.provenance.case import Settings
 from flforensics.provenance.trace import Answers, Questions, trace_round
 from flforensics.results import Subject
-from flforensics.rounds import Round
+from flforensics.rounds import Round, StoredModel
 from tests import oracle
 from tests.provenance.architectures import ARCHITECTURES, Architecture, make_round
 
@@ -102,6 +104,23 @@ def test_tracefl(name: str, decay: float, scale: bool) -> None:
     )
     torch.testing.assert_close(matrix(found, round_), truth, rtol=1e-9, atol=1e-10)
     assert {one.target.function for one in found.inputs} == {"logit"}
+
+
+@pytest.mark.parametrize("method", ["ledger", "tracefl"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_clients_stored_as_updates_answer_as_models_do(name: str, method: str) -> None:
+    architecture = ARCHITECTURES[name]
+    round_ = make_round(architecture.network())
+    assert round_.previous is not None
+    previous = double(round_.previous.tensors)
+    clients = []
+    for client in round_.clients:
+        assert client.model is not None
+        update = {k: t - previous[k] for k, t in double(client.model.tensors).items()}
+        clients.append(replace(client, model=StoredModel(update, client.model.source)))
+    stored = replace(round_, clients=tuple(clients), values="delta")
+    models, updates = (matrix(traced(architecture, one, method=method), one) for one in (round_, stored))
+    torch.testing.assert_close(updates, models, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
