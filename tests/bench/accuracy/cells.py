@@ -15,7 +15,7 @@ _ONE = ("correct", "flip-one", "flip-all")
 _FAULTS = (*_ONE, "flip-two")
 _FEW, _MANY, _LATE, _LARGE = 5, 20, 6, 3
 """Rounds of 10 clients; of 10 of 100, where a client took part twice in so many; with three honest ones before the
-culprit's three; of a ResNet-18, whose models fill the memory."""
+culprit's three; of 10 clients with a ResNet-18, which takes most time."""
 
 _LATE_ALPHAS = {"agnews": (0.3,)}
 _MOST_ALPHAS = (0.1, 0.3, 1.0)
@@ -52,11 +52,11 @@ def _large(names: tuple[str, str], seed: int) -> list[Cell]:
     """What two cores do with a ResNet-18 in a few minutes: 10 clients at two alphas, 10 of 100 at one."""
     effort = Effort(8, 1, (), ("correct",))
     return [
-        Cell(_setting(names, alpha, clients, _LARGE, seed), scenarios, effort)
-        for alpha, clients, scenarios in (
-            (0.3, 10, (*_ONE, "noise")),
-            (1.0, 10, _ONE),
-            (0.3, 100, ("flip-one", "flip-all")),
+        Cell(_setting(names, alpha, clients, rounds, seed), scenarios, effort)
+        for alpha, clients, rounds, scenarios in (
+            (0.3, 10, _LARGE, (*_ONE, "noise")),
+            (1.0, 10, _LARGE, _ONE),
+            (0.3, 100, _MANY, ("flip-one", "flip-all")),
         )
     ]
 
