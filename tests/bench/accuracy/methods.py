@@ -73,7 +73,7 @@ RUNS: tuple[Run, ...] = (
 """The methods that look at one round."""
 
 AGAINST_TRUTH = "ledger (against the true class)"
-DEPARTURE, DISTANCE, LEFT = "departure", "departure: distance alone", "lineage: largest departure"
+DEPARTURE, DISTANCE, LEFT = "departure", "departure: distance alone", "lineage: most suspect departure"
 _RULE = rule_named("fedavg")
 _NUMBERS, _PROBES = {"kind": "tensor"}, 10
 
