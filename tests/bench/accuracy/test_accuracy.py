@@ -317,7 +317,8 @@ def test_an_interrupted_run_goes_on(small, tmp_path):
     again = CliRunner().invoke(program.main, arguments)  # nothing is missing, so no data is needed
     assert again.exit_code == 0
     assert len(small) == 3
-    for text in (table.START, table.END, "ledger", "lineage: most suspect departure", "a random client", "noise-0.012"):
+    names = ("ledger", "lineage: most suspect departure", "a random client", "noise-0.012")
+    for text in (table.START, table.END, *names):
         assert text in shown
 
 
