@@ -17,11 +17,12 @@ whom most are taken to be like, and the distance is
 
     D_k = Σ_b ℓ_b √(r_kb / median_j r_jb) / Σ_b ℓ_b,        ℓ_b = median_j ‖Δ_jb‖,
 
-over its own median, so that 1 is usual. (A fault is often in few tensors, which the others would hide.) Of a
-client without an earlier round nothing usual is known: u = 0, and in place of r there is ‖Δ_b‖²/√p_k, as updates
-grow with the examples, and slower than their number. *What did it do to this input?* e_k = ⟨Ḡ, c_k d_k⟩ in the
-target's unit, where usual departures do σ = 1.4826 median_j |e_j| (as a standard deviation, Hampel 1974).
-Together
+over its own median, so that 1 is usual. (A fault is often in few tensors, which the others would hide.) b are the
+parameters, which a client trains towards its labels. The means and variances that BatchNorm stores are long, are
+those of the examples whatever their labels, and would hide it too. Of a client without an earlier round nothing
+usual is known: u = 0, and in place of r there is ‖Δ_b‖²/√p_k, as updates grow with the examples, and slower than
+their number. *What did it do to this input?* e_k = ⟨Ḡ, c_k d_k⟩ in the target's unit, where usual departures do
+σ = 1.4826 median_j |e_j| (as a standard deviation, Hampel 1974). Together
 
     suspicion_k = max(0, D_k² − 1) (1 + max(0, e_k)/σ).
 
@@ -86,12 +87,14 @@ class Departures:
 class Habit:
     """A client's update in this round, and those in its earlier rounds, over the tensors `names`.
 
-    `latest` holds the one tensor of one client that was read last, for both of its parts: no more fits in memory.
+    `measured` are those of them whose lengths count in its distance. `latest` holds the one tensor of one client
+    that was read last, for both of its parts: no more fits in memory.
     """
 
     now: tuple[Round, ClientModel]
     before: tuple[tuple[Round, ClientModel], ...]
     names: tuple[str, ...]
+    measured: tuple[str, ...]
     latest: dict[tuple[str, str], tuple[Tensor, Tensor]]
 
     def parts(self, name: str) -> tuple[Tensor, Tensor]:
@@ -108,9 +111,9 @@ class Habit:
 
     @cached_property
     def lengths(self) -> Tensor:
-        """Tensor by tensor, [3, B]: ‖d‖², m (1 + 1/n) (0 without an earlier round), and ‖Δ‖²."""
+        """Of B measured tensors, [3, B]: ‖d‖², m (1 + 1/n) (0 without an earlier round), and ‖Δ‖²."""
         columns = []
-        for name in self.names:
+        for name in self.measured:
             usual, departed = self.parts(name)
             sizes = [_squares(_update(*one, name)) for one in self.before]
             count = max(len(sizes), 1)
@@ -121,8 +124,10 @@ class Habit:
 def habits(case: Case, before: Sequence[Round], *, most: int = EARLIER) -> tuple[Habit, ...]:
     """What is known of each client of `case`: its last `most` updates in `before` (oldest first)."""
     latest: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+    statistics = {name for name, _ in case.network.named_buffers()}
+    measured = tuple(name for name in case.floating if name not in statistics)
     return tuple(
-        Habit((case.round, one), tuple(_sent(one.client, before))[-most:], case.floating, latest)
+        Habit((case.round, one), tuple(_sent(one.client, before))[-most:], case.floating, measured, latest)
         for one in case.clients
     )
 

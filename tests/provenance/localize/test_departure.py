@@ -113,8 +113,8 @@ def curved(count, *, seed=1, clients=4):
     return network, found
 
 
-def floating(network):
-    return [name for name, tensor in network.state_dict().items() if tensor.is_floating_point()]
+def parameters(network):
+    return [name for name, _ in network.named_parameters()]
 
 
 def test_usual_updates_and_departures_add_up_to_the_ledger():
@@ -140,8 +140,25 @@ def test_a_distance_is_the_mean_over_tensors(absent):
     rounds_ = [*(without(one, *absent.get(place, ())) for place, one in enumerate(before)), last]
     batch = asked(last, network)
     answer = departure(batch.case, habits(batch.case, rounds_[:-1]))
-    assert torch.allclose(answer.distances, torch.from_numpy(distances_by_loops(rounds_, floating(network))))
+    assert torch.allclose(answer.distances, torch.from_numpy(distances_by_loops(rounds_, parameters(network))))
     assert int(answer.distances.argmax()) == 2
+
+
+def test_statistics_that_a_layer_stores_count_in_the_ledger_and_not_in_a_distance():
+    """They go with the examples, whatever their labels."""
+    network, (*before, last) = curved(3, clients=5)
+
+    def answered():
+        batch = asked(last, network)
+        return departure(batch.case, habits(batch.case, before))
+
+    usual = answered()
+    for client in last.clients[:2]:
+        client.model.tensors["2.running_mean"].mul_(3)
+        client.model.tensors["2.running_var"].mul_(3)
+    answer = answered()
+    assert torch.equal(answer.distances, usual.distances)
+    assert not torch.allclose(answer.scores[:, :2], usual.scores[:, :2], rtol=0.1)
 
 
 def test_tensors_that_did_not_move_before_have_the_measure_of_newcomers():
@@ -153,7 +170,7 @@ def test_tensors_that_did_not_move_before_have_the_measure_of_newcomers():
     answer = departure(batch.case, habits(batch.case, before))
     assert torch.isfinite(answer.distances).all()
     assert torch.allclose(
-        answer.distances, torch.from_numpy(distances_by_loops([*before, last], floating(network)))
+        answer.distances, torch.from_numpy(distances_by_loops([*before, last], parameters(network)))
     )
 
 
