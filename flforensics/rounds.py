@@ -7,6 +7,7 @@ show, nothing more.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from flforensics.errors import EvidenceError
@@ -43,6 +44,15 @@ class StoredModel:
                 hint="check that the file belongs to this model and round",
             )
         return tensor
+
+    def several(self, shapes: Mapping[str, tuple[int, ...]]) -> "list[Tensor]":
+        """These tensors, read together where the checkpoint can. Raises as `read` does."""
+        together = getattr(self.tensors, "several", None)
+        if together is not None and all(name in self.tensors for name in shapes):
+            found: list[Tensor] = together(list(shapes))
+            if all(tuple(one.shape) == shape for one, shape in zip(found, shapes.values(), strict=True)):
+                return found
+        return [self.read(name, like=shape) for name, shape in shapes.items()]
 
 
 @dataclass(frozen=True)
@@ -95,17 +105,40 @@ class Round:
 
         Raises EvidenceError (KEY, SHAPE) naming the file that differs.
         """
+        models = [client.model for client in clients if client.model is not None]
+        return self._terms(name, len(models), lambda index, like: models[index].read(name, like=like))
+
+    def several(self, names: Sequence[str], clients: Sequence[ClientModel]) -> "tuple[RoundTensor, ...]":
+        """Some tensors as `tensor` gives each; all of one client's are read when the first of them is asked for.
+
+        Each is kept until it is asked for, or another client is: for one thread that goes client by client.
+        """
+        models = [client.model for client in clients if client.model is not None]
+        shapes: dict[str, tuple[int, ...]] = {}
+        latest: dict[tuple[int, str], Tensor] = {}
+
+        def read(name: str, index: int, _: tuple[int, ...]) -> "Tensor":
+            if (index, name) not in latest:
+                latest.clear()
+                found = models[index].several(shapes)
+                latest.update(zip(((index, one) for one in names), found, strict=True))
+            return latest.pop((index, name))
+
+        tensors = tuple(self._terms(name, len(models), partial(read, name)) for name in names)
+        shapes |= {one.name: tuple(one.fused.shape) for one in tensors}
+        return tensors
+
+    def _terms(self, name: str, count: int, read: "Callable[[int, tuple[int, ...]], Tensor]") -> "RoundTensor":
         fused = self.fused.read(name)
         shape = tuple(fused.shape)
         previous = None if self.previous is None else self.previous.read(name, like=shape)
-        models = [client.model for client in clients if client.model is not None]
         sign = -1 if self.values == "negative-delta" else 1
 
         def client(index: int) -> "Tensor":
-            stored = models[index].read(name, like=shape)
+            stored = read(index, shape)
             return stored if sign == 1 else -stored
 
-        return RoundTensor(name, previous, fused, len(models), client, self.values != "full")
+        return RoundTensor(name, previous, fused, count, client, self.values != "full")
 
 
 def spans(numbers: Sequence[int]) -> str:

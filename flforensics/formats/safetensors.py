@@ -16,7 +16,7 @@ from torch import Tensor
 from flforensics.evidence import EvidenceFile
 from flforensics.formats.checks import Siblings, check_count, check_name, check_shape, refused, shown
 from flforensics.formats.strict_json import strict_json
-from flforensics.formats.tensors import StoredTensor, filled, typed
+from flforensics.formats.tensors import Extent, StoredTensor, filled, typed
 
 _HEADER_LIMIT = 100_000_000
 _FIELDS = {"dtype", "shape", "data_offsets"}
@@ -71,7 +71,10 @@ def contents(file: EvidenceFile, siblings: Siblings | None = None) -> Mapping[st
     start = file.size - header.size
     return {
         one.name: StoredTensor(
-            one.dtype, one.shape, partial(_load, file, one.name, one.dtype, one.shape, start + one.begin)
+            one.dtype,
+            one.shape,
+            partial(_load, file, one.name, one.dtype, one.shape, start + one.begin),
+            Extent(file, start + one.begin, math.prod(one.shape) * one.dtype.itemsize),
         )
         for one in _places(header)
     }

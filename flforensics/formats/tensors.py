@@ -4,8 +4,9 @@ A reader hands over, for every tensor, its type, its shape and how to load it. N
 file that shrinks kills the process, and a shared page would let a loaded tensor change under its reader.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -16,12 +17,27 @@ from flforensics.formats.checks import refused, shown
 
 
 @dataclass(frozen=True)
+class Extent:
+    """Bytes of a file that are a tensor's values as they are, with nothing to unpack or to check them against."""
+
+    file: EvidenceFile
+    begin: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The first byte after it."""
+        return self.begin + self.size
+
+
+@dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a file, not read yet."""
+    """One tensor of a file, not read yet. One that has a `extent` can be read together with its neighbours."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
+    extent: Extent | None = None
 
 
 class StoredCheckpoint(Mapping[str, Tensor]):
@@ -38,6 +54,36 @@ class StoredCheckpoint(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name].load()
+
+    def several(self, names: Sequence[str]) -> list[Tensor]:
+        """These tensors, as if read one after the other; what lies side by side in a file is read at once.
+
+        Raises as indexing does.
+        """
+        placed, found = [], {}
+        for name in names:
+            extent = self._tensors[name].extent
+            if extent is None:
+                found[name] = self[name]
+            else:
+                placed.append((name, extent))
+        for run in _runs(placed):
+            found |= self._read(run)
+        return [found[name] for name in names]
+
+    def _read(self, run: "Run") -> dict[str, Tensor]:
+        """Tensors without a gap between them, by one reading; they share its memory, each its own part."""
+        (name, first), (_, last) = run[0], run[-1]
+        if len(run) == 1:
+            return {name: self[name]}
+        raw = filled(first.file, name, last.end - first.begin, partial(first.file.read_into, first.begin))
+        found = {}
+        for name, extent in run:
+            stored = self._tensors[name]
+            part = raw[extent.begin - first.begin : extent.end - first.begin]
+            aligned = part if part.storage_offset() % stored.dtype.itemsize == 0 else part.clone()
+            found[name] = typed(extent.file, name, aligned, stored.dtype).reshape(stored.shape)
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -57,6 +103,21 @@ class StoredCheckpoint(Mapping[str, Tensor]):
     def dtypes(self) -> Mapping[str, torch.dtype]:
         """Types by name, without reading any tensor."""
         return MappingProxyType(self._dtypes)
+
+
+Run = list[tuple[str, Extent]]
+
+
+def _runs(placed: Run) -> Iterator[Run]:
+    """Those that follow one another in a file without a gap."""
+    run: Run = []
+    for name, extent in sorted(placed, key=lambda one: (one[1].file.name, one[1].begin)):
+        if run and (run[-1][1].file, run[-1][1].end) != (extent.file, extent.begin):
+            yield run
+            run = []
+        run.append((name, extent))
+    if run:
+        yield run
 
 
 def filled(file: EvidenceFile, name: str, size: int, fill: Callable[[memoryview], None]) -> Tensor:

@@ -14,10 +14,11 @@ that is compared too. Index letters: n sample, p position, i in, o out, k direct
 """
 
 from flforensics.gradients.forms import Gradients
-from flforensics.gradients.meeting import Block, Met, meet, tensors_met
+from flforensics.gradients.meeting import Block, Met, meet, supports, tensors_met
 from flforensics.gradients.plan import Plan, plan
 from flforensics.gradients.record import Call, State, Tap, Target, record
 from flforensics.gradients.samples import SampleGradients, gradients_at, sample_gradients
+from flforensics.gradients.support import Support, joined, whole
 
 __all__ = [
     "Block",
@@ -27,12 +28,16 @@ __all__ = [
     "Plan",
     "SampleGradients",
     "State",
+    "Support",
     "Tap",
     "Target",
     "gradients_at",
+    "joined",
     "meet",
     "plan",
     "record",
     "sample_gradients",
+    "supports",
     "tensors_met",
+    "whole",
 ]

@@ -2,8 +2,8 @@
 
     Dense   written out, [n, V]
     Outer   Σ_p l_p ⊗ r_p: what a matrix product leaves behind, positions p times two vectors instead of a matrix
-    Rows    the rows of a table that each sample chose, and what came back for them
-    Inner   one of these for the middle of every kernel, whose rim meets nothing but padding
+
+and those that are 0 in most places (`sparse`).
 
 All answer the same questions: the products ⟨∂f_n/∂θ, d_k⟩ with directions d [k, V], the squared norms, and
 the gradient itself. For `Outer` there are two ways to a product. (a) Write the gradient out and multiply:
@@ -21,6 +21,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from flforensics.gradients.support import Support, whole
+
 OPERATIONS_PER_BYTE = 10
 """Multiply-adds, counted as two, in the time in which one byte goes to or from memory.
 
@@ -28,7 +30,7 @@ A core at 65 GFLOP/s shares 12 GB/s with another; an H200 has 60 TFLOP/s (withou
 """
 
 _PIECE = 1 << 20  # values of an intermediate result that stays in the cache
-_REUSED = 7 << 20  # values of a copy: malloc fetches one of more than 32 MB from the system each time
+_REUSED = 1 << 23  # values of a copy: malloc fetches one of more than 32 MB from the system each time
 
 Factors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From what is kept of a call for either side to l [n, G, O, P] and r [n, G, I, P], for G groups."""
@@ -71,6 +73,15 @@ class Gradients(ABC):
 
     def prepared(self, directions: int, *, blocks: int, room: int) -> "Gradients":
         """The form that soonest meets so many directions in so many blocks, with at most `room` values more."""
+        return self
+
+    @property
+    def support(self) -> Support:
+        """Outside of it every gradient is 0."""
+        return whole(self.width)
+
+    def on(self, _support: Support) -> "Gradients":
+        """What meets directions that are known on this support only, which is `support` or everything."""
         return self
 
 
@@ -252,7 +263,7 @@ class Outer(Gradients):
         Where all are small, their positions come side by side.
         """
         each = (self.factors(*call) for call in self.calls)
-        if self.count * self.shape[0] * sum(self.shape[1:]) * self.positions <= _REUSED:
+        if self.count * self.shape[0] * max(self.shape[1:]) * self.positions <= _REUSED:
             yield _side_by_side(list(each))
         else:
             yield from each
@@ -268,132 +279,3 @@ def _some(pair: tuple[Tensor, Tensor], axis: int, start: int, length: int) -> tu
     """Some rows of the matrix (axis 2: only l has them), or some groups (axis 1: both sides have them)."""
     left, right = pair
     return left.narrow(axis, start, length), right.narrow(axis, start, length) if axis == 1 else right
-
-
-@dataclass(frozen=True)
-class Inner(Gradients):
-    """Kernels whose rim only ever met padding, so that its gradient is 0: `inner` is that of the `box` inside.
-
-    `shape` is the whole tensor's, (kernels, *axes of one kernel).
-    """
-
-    inner: Gradients
-    shape: tuple[int, ...]
-    box: tuple[slice, ...]
-
-    @property
-    def count(self) -> int:  # type: ignore[override]
-        """n."""
-        return self.inner.count
-
-    @property
-    def width(self) -> int:  # type: ignore[override]
-        """V, rims included."""
-        return prod(self.shape)
-
-    @property
-    def held(self) -> int:
-        """Those of the box."""
-        return self.inner.held
-
-    def dense(self) -> Dense:
-        """With zeros around the boxes."""
-        inner = self.inner.dense().values
-        whole = inner.new_zeros(self.count, *self.shape)
-        boxes = self._boxes(whole)
-        boxes.copy_(inner.view(boxes.shape))
-        return Dense(whole.flatten(1))
-
-    def add_to(self, total: Tensor) -> None:
-        """Added to the boxes."""
-        boxes = self._boxes(total.view(-1, *self.shape))
-        boxes.add_(self.inner.dense().values.view(boxes.shape))
-
-    def products(self, directions: Tensor) -> Tensor:
-        """Only the boxes of the directions are looked at."""
-        values = self.inner.width
-        parts = torch.split(directions.reshape(-1, *self.shape), max(1, _REUSED // values))
-        boxes = (self._boxes(part).contiguous().view(-1, values) for part in parts)
-        return torch.cat([self.inner.products(some) for some in boxes], 1)
-
-    def squares(self) -> Tensor:
-        """The rims add nothing."""
-        return self.inner.squares()
-
-    def plus(self, other: Gradients) -> Gradients:
-        """Box to box; a layer called again with inputs of another size has other boxes."""
-        if not isinstance(other, Inner) or other.box != self.box:
-            return self.dense().plus(other)
-        return Inner(self.inner.plus(other.inner), self.shape, self.box)
-
-    def prepared(self, directions: int, *, blocks: int, room: int) -> Gradients:
-        """The boxes' gradients in the form that suits them."""
-        return Inner(self.inner.prepared(directions, blocks=blocks, room=room), self.shape, self.box)
-
-    def _boxes(self, whole: Tensor) -> Tensor:
-        """The boxes of tensors [n, *shape], as a view."""
-        for axis, side in enumerate(self.box, start=2):
-            whole = whole.narrow(axis, side.start, side.stop - side.start)
-        return whole
-
-
-@dataclass(frozen=True)
-class Rows(Gradients):
-    """The rows that were chosen of a table of that shape: entry j adds `values[j]` to row `rows[j]` of one sample.
-
-    Entries may repeat.
-    """
-
-    count: int
-    shape: tuple[int, int]
-    owners: Tensor
-    rows: Tensor
-    values: Tensor
-
-    @property
-    def width(self) -> int:  # type: ignore[override]
-        """V."""
-        return prod(self.shape)
-
-    @property
-    def held(self) -> int:
-        """The chosen rows only."""
-        return self.values.numel()
-
-    def dense(self) -> Dense:
-        """The whole table for every sample."""
-        total = self.values.new_zeros(self.count, self.width)
-        self.add_to(total)
-        return Dense(total)
-
-    def add_to(self, total: Tensor) -> None:
-        """Added to the rows that were chosen."""
-        total.view(-1, self.shape[1]).index_add_(0, self.owners * self.shape[0] + self.rows, self.values)
-
-    def products(self, directions: Tensor) -> Tensor:
-        """The directions' rows are gathered where samples chose them."""
-        tables = directions.reshape(len(directions), *self.shape)
-        found = self.values.new_zeros(self.count, len(directions))
-        step = max(1, _PIECE // max(1, len(directions) * self.shape[1]))
-        for owners, rows, values in zip(
-            *(torch.split(one, step) for one in (self.owners, self.rows, self.values)), strict=True
-        ):
-            found.index_add_(0, owners, torch.einsum("kmw,mw->mk", tables[:, rows], values))
-        return found
-
-    def squares(self) -> Tensor:
-        """What one sample sent to one row is added before it is squared."""
-        places, entries = torch.unique(self.owners * self.shape[0] + self.rows, return_inverse=True)
-        merged = self.values.new_zeros(len(places), self.shape[1]).index_add_(0, entries, self.values)
-        squares = torch.zeros(self.count, dtype=torch.float64, device=self.values.device)
-        owners = places.div(self.shape[0], rounding_mode="floor")
-        return squares.index_add_(0, owners, torch.linalg.vector_norm(merged, dim=1).double().square())
-
-    def plus(self, other: Gradients) -> Gradients:
-        """Entries of both, while that is smaller than the table."""
-        if not isinstance(other, Rows) or self.held + other.held > self.count * self.width:
-            return self.dense().plus(other)
-        owners, rows, values = (
-            torch.cat([getattr(self, part), getattr(other, part)]) for part in ("owners", "rows", "values")
-        )
-        return Rows(self.count, self.shape, owners, rows, values)

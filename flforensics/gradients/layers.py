@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flforensics.gradients.forms import Dense, Gradients, Inner, Outer, Rows
+from flforensics.gradients.forms import Dense, Gradients, Outer
+from flforensics.gradients.sparse import Inner, Rows
+from flforensics.gradients.support import Support
 
 Own = Mapping[str, Tensor]
 Found = Mapping[str, Gradients]
@@ -41,9 +43,9 @@ def convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
     box = _box(layer, x, g)
     shape = (groups, size[0] // groups, size[1] * prod(side.stop - side.start for side in box))
     inner = Outer(((g, x),), partial(_unfolded, layer, box), shape)
-    kernels = (size[0] * size[1], *size[2:])
-    whole = prod(shape) == prod(kernels)
-    return {"weight": inner if whole else Inner(inner, kernels, box), "bias": Dense(g.flatten(2).sum(2))}
+    support = Support((size[0] * size[1], *size[2:]), box)
+    weight = inner if support.everything else Inner(inner, support)
+    return {"weight": weight, "bias": Dense(g.flatten(2).sum(2))}
 
 
 def transposed_convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from flforensics.gradients.forms import Gradients
+from flforensics.gradients.support import Support, whole
 
 
 @dataclass(frozen=True)
 class Block:
     """Some directions in one tensor: `factors` [k] times `values` [k, V]. There are `blocks` of them in all.
 
-    `lines` are their places among all directions.
+    `lines` are their places among all directions. Of the tensor `values` are those of the `support` alone.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Block:
     values: Tensor
     factors: Tensor
     blocks: int
+    support: Support
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class Met:
 
     products: Tensor
     gradients: Gradients
+
+
+def supports(averages: Sequence[Mapping[str, Gradients]]) -> dict[str, Support]:
+    """Of each tensor what must be known of a direction, to meet all of the averages."""
+    found = {}
+    for name, first in averages[0].items():
+        alike = all(one[name].support == first.support for one in averages)
+        found[name] = first.support if alike else whole(first.width)
+    return found
 
 
 def tensors_met(
@@ -49,7 +60,10 @@ def tensors_met(
         for block in of_tensor:
             if not prepared:
                 share = room // len(averages)
-                prepared = [one[name].prepared(lines, blocks=block.blocks, room=share) for one in averages]
+                prepared = [
+                    one[name].on(block.support).prepared(lines, blocks=block.blocks, room=share)
+                    for one in averages
+                ]
             for total, gradients in zip(products, prepared, strict=True):
                 total[:, block.lines] += (gradients.products(block.values) * block.factors).double()
         yield name, [Met(total, gradients) for total, gradients in zip(products, prepared, strict=True)]

@@ -1,8 +1,9 @@
 """What a round consists of, as directions in θ that are read in blocks: its lines, or its clients' models.
 
-A walk goes tensor by tensor, and within a tensor block by block of clients. While one block is used, the next is
-read on another thread. What fits into a part of the memory is kept for the next walk; otherwise the files are
-read again, and the profile counts how often.
+A walk goes tensor by tensor, and within a tensor block by block of clients; small tensors are read together. While
+one block is used, the next is read on another thread. Of each tensor only what the gradients reach is handed on.
+What fits into a part of the memory is kept for the next walk; otherwise the files are read again, and the profile
+counts how often.
 """
 
 from abc import ABC, abstractmethod
@@ -18,13 +19,15 @@ import torch
 from torch import Tensor
 
 from flforensics.errors import NotComputableError
-from flforensics.gradients import Block
+from flforensics.gradients import Block, Support, joined, whole
 from flforensics.provenance.case import Case
 from flforensics.provenance.profile import READING, WAITING
-from flforensics.provenance.staging import Reader, Staging
+from flforensics.provenance.staging import Reader, Staging, Updates
 from flforensics.rounds import RoundTensor
 
 Item = TypeVar("Item")
+Supports = Mapping[str, Support]
+"""What is asked of some tensors, by name."""
 
 _LARGEST_BLOCK = 1 << 27
 
@@ -42,52 +45,74 @@ class Walks(ABC):
         """How many directions there are."""
 
     @abstractmethod
-    def blocks(self, name: str, staging: Staging) -> Iterator[Block]:
-        """The directions in one tensor."""
+    def blocks(self, group: Supports, staging: Staging) -> Iterator[list[Block]]:
+        """The directions in some tensors, of which all but a single one are small; a list is read at once."""
 
-    def settled(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        """The blocks with what can only be known here, where they are used, and not where they are read."""
-        return blocks
+    def walk(self, supports: Supports, *, again: bool) -> Iterator[Block]:
+        """All blocks of these tensors, the next ones read ahead. `again`: another walk may follow.
 
-    def walk(self, names: Sequence[str], *, again: bool) -> Iterator[Block]:
-        """All blocks of these tensors, the next one read ahead. `again`: another walk may follow.
-
-        A block's values are overwritten when the one after the next is read.
+        A block's values are overwritten when the ones after the next are read.
         """
-        if not all(name in self.kept for name in names):
+        if not self._keeps(supports):
             self.case.settings.profile.passes += 1
-        return self._found(names, again=again)
+        return self._found(supports, again=again)
 
-    def _found(self, names: Sequence[str], *, again: bool) -> Iterator[Block]:
+    def _keeps(self, supports: Supports) -> bool:
+        return all(name in self.kept and self.kept[name][0].support == one for name, one in supports.items())
+
+    def _found(self, supports: Supports, *, again: bool) -> Iterator[Block]:
         """The blocks from memory, or else from the files."""
-        if all(name in self.kept for name in names):
-            yield from (block for name in names for block in self.kept[name])
+        if self._keeps(supports):
+            yield from (block for name in supports for block in self.kept[name])
             return
         keep = again and self._bytes <= self.case.settings.memory // 4
-        staging, profile = Staging(self.case.settings, self._largest(names)), self.case.settings.profile
-        read = profile.counted((block for name in names for block in self.blocks(name, staging)), READING)
-        for block in self.settled(profile.counted(ahead(read), WAITING)):
-            if keep:
-                self.kept.setdefault(block.name, []).append(replace(block, values=block.values.clone()))
-            yield block
+        for name in supports:
+            self.kept.pop(name, None)
+        groups = list(self._groups(supports))
+        staging, profile = Staging(self.case.settings, max(map(self._staged, groups))), self.case.settings.profile
+        read = profile.counted((blocks for group in groups for blocks in self.blocks(group, staging)), READING)
+        for blocks in profile.counted(ahead(read), WAITING):
+            for block in blocks:
+                if keep:
+                    self.kept.setdefault(block.name, []).append(replace(block, values=block.values.clone()))
+                yield block
 
     @property
     def _bytes(self) -> int:
         return self.lines * self.case.parameters * self.case.settings.dtype.itemsize
 
-    def _some(self, values: int) -> list[slice]:
-        """The clients in blocks: two of them take a quarter of the memory at most."""
-        settings, count = self.case.settings, len(self.case.clients)
-        room = min(settings.memory // 8, _LARGEST_BLOCK)
-        step = max(1, room // max(1, values * settings.dtype.itemsize))
+    @property
+    def _room(self) -> int:
+        """The values of a block: two of them take a quarter of the memory at most."""
+        settings = self.case.settings
+        largest: int = min(settings.memory // 8, _LARGEST_BLOCK)
+        return largest // settings.dtype.itemsize
+
+    def _groups(self, supports: Supports) -> Iterator[Supports]:
+        """Small tensors together, as many as fit in a block with all their clients; every other one alone."""
+        small: dict[str, Support] = {}
+        most = self._room // max(1, len(self.case.clients))
+        for name, support in supports.items():
+            if not support.everything or support.width > most:
+                yield {name: support}
+                continue
+            if _width(small) + support.width > most:
+                yield small
+                small = {}
+            small[name] = support
+        if small:
+            yield small
+
+    def _some(self, group: Supports) -> list[slice]:
+        """The clients in blocks."""
+        count, step = len(self.case.clients), max(1, self._room // max(1, _width(group)))
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
-    def _largest(self, names: Sequence[str]) -> int:
-        """The values of the largest block of these tensors."""
-        sizes = [self.case.new[name].numel() for name in names]
-        firsts = ((size, self._some(size)[0]) for size in sizes)
-        largest: int = max(size * (first.stop - first.start) for size, first in firsts)
-        return largest
+    def _staged(self, group: Supports) -> int:
+        """The values of the group's largest block."""
+        first = self._some(group)[0]
+        size: int = (first.stop - first.start) * _width(group)
+        return size
 
     def _ones(self, count: int) -> Tensor:
         return torch.ones(count, dtype=self.case.settings.dtype, device=self.case.settings.device)
@@ -102,57 +127,65 @@ class Directions(Walks):
         return len(self.case.clients) + 2
 
     @cached_property
-    def _squares(self) -> dict[str, Tensor]:
-        """‖s_k‖² of the clients in the tensors that were read."""
+    def _squares(self) -> dict[tuple[str, ...], Tensor]:
+        """‖s_k‖² of the clients, [K], in tensors that were read together."""
         return {}
 
-    def blocks(self, name: str, staging: Staging) -> Iterator[Block]:
+    def blocks(self, group: Supports, staging: Staging) -> Iterator[list[Block]]:
         """Updates and their factors, client by client; where a share needs all the clients, all in one block."""
-        case = self.case
-        terms = case.scene.read(name)
-        factors = case.rule.factors(terms, case.scene)
-        if factors is None:
-            yield self._together(name, terms)
-            return
-        reader, some = Reader(terms, case.settings), self._some(terms.fused.numel())
+        read = self.case.scene.several(list(group))
+        for factors, alike in groupby(read, key=lambda terms: self.case.rule.factors(terms, self.case.scene)):
+            if factors is None:
+                yield from ([self._together(terms.name, group[terms.name])] for terms in alike)
+            else:
+                yield from self._scaled([(terms, group[terms.name]) for terms in alike], factors, staging)
+
+    def _scaled(
+        self, group: Sequence[tuple[RoundTensor, Support]], factors: Sequence[float], staging: Staging
+    ) -> Iterator[list[Block]]:
+        """The updates of some clients after the others', and of each tensor at last what they leave."""
+        settings, count = self.case.settings, len(self.case.clients)
+        tensors, supports = zip(*group, strict=True)
+        updates, widths = Updates(tensors, factors, settings, joined(supports)), [one.width for one in supports]
+        some = self._some({terms.name: support for terms, support in group})
         for lines in some:
-            scale = torch.tensor(factors[lines], dtype=case.settings.dtype, device=case.settings.device)
-            rows = staging.take(len(scale), terms.fused.numel())
-            reader.updates(lines, rows, used=[factor != 0 for factor in factors[lines]])
-            yield Block(name, lines, staging.sent(rows), scale, len(some) + 1)
-        last = slice(terms.count + 1, terms.count + 2)
-        yield Block(name, last, reader.movement[None], self._ones(1), len(some) + 1)
+            rows = staging.take(lines.stop - lines.start, sum(widths))
+            updates.fill(lines, rows)
+            scale = torch.tensor(factors[lines], dtype=settings.dtype, device=settings.device)
+            read = [(lines, torch.split(staging.sent(rows), widths, 1), scale)]
+            if lines.stop == count:
+                rest = updates.rest.to(settings.device, settings.dtype)[None]
+                read.append((slice(count + 1, count + 2), torch.split(rest, widths, 1), self._ones(1)))
+                self._note(tuple(terms.name for terms in tensors), updates.squares)
+            yield [
+                Block(terms.name, where, values[place], scales, len(some) + 1, support)
+                for place, (terms, support) in enumerate(group)
+                for where, values, scales in read
+            ]
 
-    def settled(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        """Clients' sizes are noted; of the last line, which is read as all that moved, what they leave remains."""
-        for name, of_tensor in groupby(blocks, key=lambda block: block.name):
-            taken: Tensor | float = 0.0
-            squares = []
-            for block in of_tensor:
-                if block.lines.start == self.lines - 1:
-                    yield replace(block, values=(block.values - taken).to(self.case.settings.dtype))
-                    continue
-                clients = slice(0, len(self.case.clients) - block.lines.start)
-                lengths = block.factors[clients] * torch.linalg.vector_norm(block.values[clients], dim=1)
-                squares.append(lengths.double().square())
-                if block.blocks > 1:
-                    taken = taken + (block.factors @ block.values).double()
-                yield block
-            self._squares[name] = torch.cat(squares)
+    def _note(self, names: tuple[str, ...], squares: Sequence[float]) -> None:
+        """Remember ‖s_k‖² in these tensors together, where none of them is known yet."""
+        if self._known.isdisjoint(names):
+            self._squares[names] = torch.tensor(squares, dtype=torch.float64)
 
-    def _together(self, name: str, terms: RoundTensor) -> Block:
-        shares = self.case.rule.shares(terms, self.case.scene)
+    @property
+    def _known(self) -> set[str]:
+        return {name for names in self._squares for name in names}
+
+    def _together(self, name: str, support: Support) -> Block:
+        shares = self.case.rule.shares(self.case.scene.read(name), self.case.scene)
+        self._note((name,), shares.clients.flatten(1).square().sum(1).tolist())
         rows = [*shares.clients, shares.server, shares.unexplained]
-        values = torch.stack([row.flatten().to(self.case.settings.dtype) for row in rows])
+        values = torch.stack([support.of(row.flatten()).flatten().to(self.case.settings.dtype) for row in rows])
         values = values.to(self.case.settings.device)
-        return Block(name, slice(0, len(rows)), values, self._ones(len(rows)), 1)
+        return Block(name, slice(0, len(rows)), values, self._ones(len(rows)), 1, support)
 
     def sizes(self) -> Tensor:
         """‖s_k‖ of every client over the whole of θ, [K] in float64; what no walk has met is read now."""
-        for name in self.case.floating:
-            if name not in self._squares:
-                deque(self._found([name], again=False), maxlen=0)
-        return torch.stack([self._squares[name] for name in self.case.floating]).sum(0).sqrt()
+        left = {name: self._all(name) for name in self.case.floating if name not in self._known}
+        if left:
+            deque(self._found(left, again=False), maxlen=0)
+        return torch.stack(list(self._squares.values())).sum(0).sqrt()
 
     @cached_property
     def _whole(self) -> dict[str, Tensor]:
@@ -164,11 +197,14 @@ class Directions(Walks):
         if name in self._whole:
             return self._whole[name]
         found = self._ones(1).new_zeros(self.lines, self.case.new[name].numel())
-        for block in self._found([name], again=False):
+        for block in self._found({name: self._all(name)}, again=False):
             found[block.lines] = block.factors[:, None] * block.values
         if self._bytes <= self.case.settings.memory:
             self._whole[name] = found
         return found
+
+    def _all(self, name: str) -> Support:
+        return whole(self.case.new[name].numel())
 
 
 class Models(Walks):
@@ -179,28 +215,35 @@ class Models(Walks):
         """K."""
         return len(self.case.clients)
 
-    def blocks(self, name: str, staging: Staging) -> Iterator[Block]:
+    def blocks(self, group: Supports, staging: Staging) -> Iterator[list[Block]]:
         """Models, each with the factor 1."""
-        terms = self.case.scene.read(name)
-        reader, some = Reader(terms, self.case.settings), self._some(terms.fused.numel())
+        supports, some = list(group.values()), self._some(group)
+        reader = Reader(self.case.scene.several(list(group)), self.case.settings, joined(supports))
+        widths = [support.width for support in supports]
         for lines in some:
-            rows = staging.take(lines.stop - lines.start, terms.fused.numel())
-            reader.models(lines, rows, factors=[1.0] * len(rows))
-            yield Block(name, lines, staging.sent(rows), self._ones(len(rows)), len(some))
+            rows = staging.take(lines.stop - lines.start, sum(widths))
+            for client, row in zip(range(lines.start, lines.stop), rows, strict=True):
+                reader.model(client, row)
+            parts = torch.split(staging.sent(rows), widths, 1)
+            yield [
+                Block(name, lines, values, self._ones(len(rows)), len(some), support)
+                for (name, support), values in zip(group.items(), parts, strict=True)
+            ]
 
     def together(
         self, names: Sequence[str], staging: Staging, *, at_once: int, factors: Sequence[float]
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """c_k θ_k in several tensors, each [k, *shape], of at most so many clients at a time, in `staging`."""
         read = [self.case.scene.read(name) for name in names]
-        readers = [Reader(terms, self.case.settings) for terms in read]
+        readers = [Reader([terms], self.case.settings, whole(terms.fused.numel())) for terms in read]
         for start in range(0, self.lines, at_once):
             lines = slice(start, min(start + at_once, self.lines))
             count = lines.stop - lines.start
             widths = [count * terms.fused.numel() for terms in read]
             rows = staging.take(1, sum(widths))
             for reader, part in zip(readers, torch.split(rows[0], widths), strict=True):
-                reader.models(lines, part.view(count, -1), factors=factors[lines])
+                for client, row in zip(range(lines.start, lines.stop), part.view(count, -1), strict=True):
+                    reader.model(client, row, factor=factors[client])
             parts = torch.split(staging.sent(rows)[0], widths)
             yield (
                 lines,
@@ -226,12 +269,17 @@ def client_shares(case: Case, name: str, lines: slice) -> Tensor:
     factors = case.rule.factors(terms, case.scene)
     if factors is None:
         return case.rule.shares(terms, case.scene).clients[lines].to(case.settings.device, case.settings.dtype)
-    scale = torch.tensor(factors[lines], dtype=case.settings.dtype, device=case.settings.device)
-    used = [factor != 0 for factor in factors[lines]]
-    staging = Staging(case.settings, len(used) * terms.fused.numel())
-    rows = staging.take(len(used), terms.fused.numel())
-    Reader(terms, case.settings).updates(lines, rows, used=used)
-    return staging.sent(rows).mul_(scale[:, None]).reshape(-1, *terms.fused.shape)
+    scale = torch.tensor(factors[lines], dtype=case.settings.dtype)
+    rows = torch.empty(len(scale), terms.fused.numel(), dtype=case.settings.dtype)
+    reader = Reader([terms], case.settings, whole(terms.fused.numel()))
+    for client, row in zip(range(len(factors))[lines], rows, strict=True):
+        reader.update(client, row, factor=factors[client])
+    return rows.mul_(scale[:, None]).reshape(-1, *terms.fused.shape).to(case.settings.device)
+
+
+def _width(group: Supports) -> int:
+    """The values of the supports."""
+    return sum(support.width for support in group.values())
 
 
 def started_from(case: Case) -> Mapping[str, Tensor]:

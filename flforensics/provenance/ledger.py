@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flforensics.errors import NotComputableError
-from flforensics.gradients import Gradients, Plan, gradients_at, meet, plan
+from flforensics.gradients import Gradients, Plan, gradients_at, meet, plan, supports
 from flforensics.provenance.case import Case, Lines, Scores
 from flforensics.provenance.chunks import in_chunks
 from flforensics.provenance.directions import Directions, started_from
@@ -102,7 +102,7 @@ class _Walker:
         with profile.stage(PRODUCTS):
             found = meet(
                 sums,
-                self.directions.walk(list(sums[0]), again=again),
+                self.directions.walk(supports(sums), again=again),
                 like=case.target.classes,
                 lines=self.directions.lines,
                 room=settings.memory // 4 // settings.dtype.itemsize,

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flforensics.gradients import Support
 from flforensics.provenance.case import Settings
 from flforensics.rounds import RoundTensor
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_PIECE = 1 << 18  # values that stay near the processor from one step to the next
 
 
 class Staging:
@@ -44,47 +46,94 @@ class Staging:
 
 
 class Reader:
-    """One tensor of some clients, flattened, in the type of the computation.
+    """One tensor client by client, flattened, in the type of the computation; of its values those of the support.
 
-    Differences and sums are rounded once: they are formed in float32 only where all that is stored is float32 or
-    narrower and so is the computation.
+    Or several small tensors side by side, as if they were one. Differences and sums are rounded once: they are
+    formed in float32 only where all that is stored is float32 or narrower and so is the computation. A client's
+    values are gone through once, in pieces, for all that is asked of them.
     """
 
-    def __init__(self, terms: RoundTensor, settings: Settings) -> None:
-        self._terms, self._device = terms, settings.device
-        globals_ = [one for one in (terms.fused, terms.previous) if one is not None]
-        narrow = settings.dtype is torch.float32 and all(one.dtype in _NARROW for one in globals_)
+    def __init__(self, tensors: Sequence[RoundTensor], settings: Settings, support: Support) -> None:
+        self._tensors, self._support, self._relative = tensors, support, tensors[0].relative
+        self._pieces = tuple(support.pieces(_PIECE))
+        previous = [terms.previous for terms in tensors if terms.previous is not None]
+        stored = {one.dtype for one in (*previous, *(terms.fused for terms in tensors))}
+        narrow = settings.dtype is torch.float32 and stored.issubset(_NARROW)
         self._wide = torch.float32 if narrow else torch.float64
-        self._previous = None if terms.previous is None else terms.previous.flatten().to(self._wide)
+        self._previous = side_by_side(previous, self._wide) if previous else None
+        longest = max((place.stop - place.start for place, _ in self._pieces), default=0)
+        self._piece = torch.empty(0 if support.everything else longest, dtype=settings.dtype)
 
-    @property
-    def movement(self) -> Tensor:
-        """new − previous, [V] in float64."""
-        assert self._terms.previous is not None
-        difference = self._terms.fused.double() - self._terms.previous.double()
-        return difference.flatten().to(self._device)
+    def update(self, client: int, row: Tensor, *, factor: float, total: Tensor | None = None) -> float:
+        """Fill a row on the host with client − previous, and add `factor` times that to a `total` of its length.
 
-    def updates(self, lines: slice, rows: Tensor, *, used: Sequence[bool]) -> None:
-        """Fill rows [k, V] on the host with client − previous; what is not used is 0, and not read."""
-        for row, client, needed in zip(rows, range(lines.start, lines.stop), used, strict=True):
-            if not needed:
-                row.zero_()
-            elif self._terms.relative:
-                row.copy_(self._stored(client))
+        Returns its squared length over the whole tensor. Where the factor is 0 it is taken for 0, and not read.
+        """
+        if not factor:
+            row.zero_()
+            return 0.0
+        stored, squares = self._stored(client), 0.0
+        for place, inside in self._pieces:
+            change = row[inside] if self._support.everything else self._piece[: place.stop - place.start]
+            if self._relative:
+                change.copy_(stored[place])
             else:
                 assert self._previous is not None
-                torch.sub(self._stored(client), self._previous, out=row)
+                torch.sub(stored[place], self._previous[place], out=change)
+            squares += float(torch.dot(change, change))
+            if not self._support.everything:
+                self._support.copy(change, row[inside])
+            if total is not None:
+                total[inside].add_(row[inside], alpha=factor)
+        return squares
 
-    def models(self, lines: slice, rows: Tensor, *, factors: Sequence[float]) -> None:
-        """Fill rows [k, V] on the host with full models times their factors."""
-        for row, client, factor in zip(rows, range(lines.start, lines.stop), factors, strict=True):
-            if self._terms.relative:
+    def model(self, client: int, row: Tensor, *, factor: float = 1.0) -> None:
+        """Fill a row on the host with the full model times a factor."""
+        stored = self._stored(client)
+        for place, inside in self._pieces:
+            model = stored[place]
+            if self._relative:
                 assert self._previous is not None
-                torch.add(self._stored(client), self._previous, out=row).mul_(factor)
+                model = model + self._previous[place]
+            if self._support.everything:
+                torch.mul(model, factor, out=row[inside])
             else:
-                torch.mul(self._stored(client), factor, out=row)
+                self._support.copy(model, row[inside])
+                row[inside].mul_(factor)
 
     def _stored(self, client: int) -> Tensor:
-        stored = self._terms.client(client).flatten()
-        narrow = self._wide is torch.float32 and stored.dtype in _NARROW
-        return stored.to(self._wide if narrow else torch.float64)
+        stored = [terms.client(client) for terms in self._tensors]
+        narrow = self._wide is torch.float32 and all(one.dtype in _NARROW for one in stored)
+        return side_by_side(stored, self._wide if narrow else torch.float64)
+
+
+def side_by_side(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Tensors flattened, one after the other."""
+    flat = [one.flatten().to(dtype) for one in tensors]
+    return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+
+class Updates:
+    """What a rule that scales updates took of some tensors: read client by client, and what they leave.
+
+    `squares` are ‖c_k Δ_k‖² of the clients that were read, over whole tensors. `rest` is new − previous less all
+    that was read, on the support, in float64.
+    """
+
+    def __init__(
+        self, tensors: Sequence[RoundTensor], factors: Sequence[float], settings: Settings, support: Support
+    ) -> None:
+        self.squares: list[float] = []
+        moved = [one.fused.double() - one.previous.double() for one in tensors if one.previous is not None]
+        self.rest = support.of(side_by_side(moved, torch.float64)).flatten()
+        self._factors, self._reader = factors, Reader(tensors, settings, support)
+        self._taken = torch.zeros(support.width, dtype=settings.dtype)
+
+    def fill(self, lines: slice, rows: Tensor) -> None:
+        """The updates of some clients; only their sum is formed in the type of the computation."""
+        for client, row in zip(range(lines.start, lines.stop), rows, strict=True):
+            factor = self._factors[client]
+            squares = self._reader.update(client, row, factor=factor, total=self._taken)
+            self.squares.append(factor**2 * squares)
+        self.rest = self.rest - self._taken
+        self._taken.zero_()

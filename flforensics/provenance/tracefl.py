@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flforensics.errors import NotComputableError
-from flforensics.gradients import Tap, record, tensors_met
+from flforensics.gradients import Tap, record, supports, tensors_met
 from flforensics.gradients.layers import rule_of
 from flforensics.gradients.plan import passing, rule_gradients
 from flforensics.provenance.case import Case, Scores
@@ -112,7 +112,7 @@ class _Observed:
     def _affine(self, case: Case, taps: list[Tap]) -> Iterator[tuple[str, Tensor]]:
         """⟨g_l, layer_l(x_l; θ_k)⟩ by tensors."""
         gradients = rule_gradients(taps, case.new, case.call.count)
-        blocks = self.models.walk(list(gradients), again=case.call.count < self.case.call.count)
+        blocks = self.models.walk(supports([gradients]), again=case.call.count < self.case.call.count)
         room = case.settings.memory // 4 // case.settings.dtype.itemsize
         met = tensors_met([gradients], blocks, like=case.target.classes, lines=self.models.lines, room=room)
         return ((name, one.products) for name, (one,) in met)

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from flforensics.gradients import Block, Call, Gradients, gradients_at, meet, plan
-from flforensics.gradients.forms import Dense, Outer, Rows
+from flforensics.gradients.forms import Dense, Outer
+from flforensics.gradients.sparse import Rows
+from flforensics.gradients.support import whole
 from tests.gradients.test_layers import CASES, SLOW_COPY, Sum, shaken
 
 pytestmark = pytest.mark.filterwarnings(SLOW_COPY)
@@ -72,6 +74,7 @@ def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
         directions = torch.randn(5, gradients.width, dtype=torch.float64)
         for size in (1, 40, 1 << 20):
             monkeypatch.setattr("flforensics.gradients.forms._PIECE", size)
+            monkeypatch.setattr("flforensics.gradients.sparse._PIECE", size)
             monkeypatch.setattr("flforensics.gradients.forms._REUSED", size)
             close(gradients.products(directions), gradients.dense().values @ directions.T)
             close(gradients.squares(), gradients.dense().values.square().sum(1))
@@ -113,14 +116,17 @@ def test_calls_are_kept_while_they_are_smaller_than_the_matrix() -> None:
     assert isinstance(thin.plus(outer(2, rows=30, columns=40)), Outer)
 
 
+@pytest.mark.parametrize("known", ["support", "everything"])
+@pytest.mark.parametrize("name", ["conv2d", "conv2d on one pixel"])
 @pytest.mark.parametrize("size", [1, 2, 7])
-def test_directions_in_blocks_of_any_size_meet_the_same(size: int) -> None:
-    average, scale = found("conv2d"), torch.linspace(1, 2, 7, dtype=torch.float64)
+def test_directions_in_blocks_of_any_size_meet_the_same(size: int, name: str, known: str) -> None:
+    average, scale = found(name), torch.linspace(1, 2, 7, dtype=torch.float64)
     directions = {name: torch.randn(7, one.width, dtype=torch.float64) for name, one in average.items()}
     blocks = [
-        Block(name, slice(start, min(start + size, 7)), part, scale[start : start + size], -(-7 // size))
+        Block(name, slice(start, min(start + size, 7)), part, scale[start : start + size], -(-7 // size), support)
         for name, rows in directions.items()
-        for start, part in zip(range(0, 7, size), rows.split(size), strict=True)
+        for support in (average[name].support if known == "support" else whole(average[name].width),)
+        for start, part in zip(range(0, 7, size), support.of(rows).flatten(1).split(size), strict=True)
     ]
     ((products, squares),) = meet([average], blocks, like=torch.zeros(3), lines=7, room=1 << 20)
     dense = {name: one.dense().values for name, one in average.items()}

@@ -9,8 +9,8 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from flforensics.gradients import Call, plan, sample_gradients
-from flforensics.gradients.forms import Inner
 from flforensics.gradients.layers import LAYERS, convolution
+from flforensics.gradients.sparse import Inner
 from tests.oracle import written_out
 
 Make = Callable[[], nn.Module]
@@ -149,7 +149,7 @@ def test_the_inner_of_a_kernel_holds_exactly_the_taps_that_meet_an_input() -> No
         gradient = torch.autograd.grad(y.sum(), layer.weight)[0].flatten()
         found = convolution(layer, layer.state_dict(), x, torch.ones_like(y))["weight"]
         met = gradient.nonzero().flatten().tolist()
-        box = found.box[0] if isinstance(found, Inner) else slice(0, taps)
+        box = found.boxes.box[0] if isinstance(found, Inner) else slice(0, taps)
         assert box == (slice(met[0], met[-1] + 1) if met else slice(0, taps))
         torch.testing.assert_close(found.dense().values, gradient.expand(2, -1) / 2)
         smaller += isinstance(found, Inner)

@@ -74,6 +74,22 @@ ARCHITECTURES: dict[str, Architecture] = {
         False,
         ("0", "5"),
     ),
+    "small maps": Architecture(
+        {
+            "source": "layers",
+            "layers": [
+                _conv(1, 4, padding=1),
+                {"type": "AdaptiveAvgPool2d", "output_size": 2},
+                _conv(4, 6, padding=1, stride=2),
+                {"type": "Tanh"},
+                _conv(6, 6, padding=1, groups=2),
+                {"type": "Flatten"},
+                {"type": "Linear", "in_features": 6, "out_features": 3},
+            ],
+        },
+        False,
+        ("0", "2", "4", "6"),
+    ),
     "one logit": Architecture(
         {
             "source": "layers",

@@ -239,7 +239,10 @@ def split(case: Case, known: Sequence[Habit], *, parts: Sequence[int] = (_USUAL,
     )
     round_ = replace(case.round, clients=clients, values="delta")
     scene = replace(
-        case.scene, positions=tuple(range(len(clients))), read=lambda name: round_.tensor(name, clients)
+        case.scene,
+        positions=tuple(range(len(clients))),
+        read=lambda name: round_.tensor(name, clients),
+        several=lambda names: round_.several(names, clients),
     )
     rule = cast("Rule", _Parted(case.rule, case.scene, len(parts)))
     return replace(case, round=round_, scene=scene, rule=rule)

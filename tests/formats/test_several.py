@@ -1,0 +1,91 @@
+"""Several tensors at once: the same as one after the other, with fewer readings of the file."""
+
+import io
+import random
+
+import pytest
+import safetensors.torch
+import torch
+
+from flforensics.errors import EvidenceError
+from flforensics.evidence import EvidenceFile, open_evidence
+from flforensics.formats import open_checkpoint
+from tests.formats.building import Bench, same
+
+TENSORS = {
+    "a": torch.randn(3, 2),
+    "b": torch.tensor(7, dtype=torch.int64),
+    "c": torch.randn(5).half(),
+    "d": torch.tensor([True, False, True]),
+    "e": torch.zeros(0, 4),
+    "f": torch.randn(2, 2, 2, dtype=torch.float64),
+    "g": torch.randn(1).bfloat16(),
+}
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Every reading of a file from now on: where it begins, how long it is."""
+    found: list[tuple[int, int]] = []
+    read_into = EvidenceFile.read_into
+
+    def noted(file: EvidenceFile, offset: int, buffer: memoryview) -> None:
+        found.append((offset, buffer.nbytes))
+        read_into(file, offset, buffer)
+
+    monkeypatch.setattr(EvidenceFile, "read_into", noted)
+    return found
+
+
+def as_torch() -> bytes:
+    buffer = io.BytesIO()
+    torch.save(TENSORS, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [safetensors.torch.save(TENSORS), as_torch()], ids=["safetensors", "torch"])
+@pytest.mark.parametrize("seed", range(8))
+def test_any_of_them_in_any_order_are_what_they_are_alone(bench: Bench, content: bytes, seed: int) -> None:
+    names = random.Random(seed).sample(list(TENSORS), seed)
+    checkpoint = bench.opened(content)
+    found = checkpoint.several(names)
+    assert same(dict(zip(names, found, strict=True)), {name: TENSORS[name] for name in names})
+
+
+def test_neighbours_are_read_at_once(bench: Bench, readings: list[tuple[int, int]]) -> None:
+    tensors = {name: torch.full((4,), float(n)) for n, name in enumerate("abcdefg")}
+    checkpoint = bench.opened(safetensors.torch.save(tensors))
+    readings.clear()
+    found = checkpoint.several(["f", "a", "c", "b", "e"])
+    assert [one[0].item() for one in found] == [5.0, 0.0, 2.0, 1.0, 4.0]
+    assert sorted(length for _, length in readings) == [32, 48]
+
+
+def test_what_was_read_together_can_be_written_to_apart(bench: Bench) -> None:
+    checkpoint = bench.opened(safetensors.torch.save({"a": torch.ones(2), "b": torch.ones(2)}))
+    a, b = checkpoint.several(["a", "b"])
+    a.zero_()
+    assert b.tolist() == [1.0, 1.0]
+    assert checkpoint["a"].tolist() == [1.0, 1.0]
+
+
+def test_truth_values_are_checked_as_ever(bench: Bench) -> None:
+    content = safetensors.torch.save({"a": torch.tensor([True]), "b": torch.tensor([True])})
+    checkpoint = bench.opened(content[:-1] + b"\x02")
+    with pytest.raises(EvidenceError, match="tensor 'b'") as caught:
+        checkpoint.several(["a", "b"])
+    assert caught.value.reason == "VALUES"
+
+
+def test_a_file_that_changed_is_refused(bench: Bench) -> None:
+    path = bench.path(safetensors.torch.save({"a": torch.ones(2), "b": torch.ones(2)}), "changing.safetensors")
+    checkpoint = open_checkpoint(open_evidence(path, path.name))
+    path.write_bytes(safetensors.torch.save({"a": torch.ones(2), "b": torch.ones(3)}))
+    with pytest.raises(EvidenceError) as caught:
+        checkpoint.several(["a", "b"])
+    assert caught.value.reason == "CHANGED"
+
+
+def test_a_name_that_is_not_there(bench: Bench) -> None:
+    with pytest.raises(KeyError):
+        bench.opened(safetensors.torch.save({"a": torch.ones(2)})).several(["a", "z"])

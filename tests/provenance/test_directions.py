@@ -1,0 +1,129 @@
+"""The directions of a round as they are read: in groups and blocks, and of each tensor what gradients reach."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from flforensics.fusion import rule_named
+from flforensics.gradients import Support, whole
+from flforensics.provenance.case import Case, Settings
+from flforensics.provenance.directions import Directions, Models, Supports
+from flforensics.provenance.localize.localizing import case_of
+from flforensics.rounds import Round
+from tests.provenance.architectures import ARCHITECTURES, make_round
+
+WEIGHTS = (400.0, 250.0, 90.0, 0.0, 120.0)
+MIDDLE, CORNER = (slice(1, 2), slice(1, 2)), (slice(1, 3), slice(1, 3))
+BOXES = {"4.weight": Support((18, 3, 3), MIDDLE), "2.weight": Support((24, 3, 3), CORNER)}
+every_memory = pytest.mark.parametrize("memory", [2_000, 20_000, 1 << 30])
+
+
+def case(memory: int = 1 << 30, *, values: Any = "full") -> Case:
+    network = ARCHITECTURES["small maps"].network()
+    round_ = make_round(network, weights=WEIGHTS)
+    if values != "full":
+        round_ = in_updates(round_, -1 if values == "negative-delta" else 1, values)
+    return case_of(round_, rule_named("fedavg"), network, None, settings=Settings(precise=True, memory=memory))
+
+
+def in_updates(round_: Round, sign: int, values: Any) -> Round:
+    """The same round with updates stored instead of models."""
+    clients = []
+    for client in round_.clients:
+        assert client.model is not None
+        assert round_.previous is not None
+        state = {
+            name: sign * (tensor.double() - round_.previous.tensors[name].double())
+            for name, tensor in client.model.tensors.items()
+        }
+        clients.append(replace(client, model=replace(client.model, tensors=state)))
+    return replace(round_, clients=tuple(clients), values=values)
+
+
+def supports(of: Case) -> Supports:
+    return {name: BOXES.get(name, whole(of.new[name].numel())) for name in of.floating}
+
+
+def state(model: Any, name: str) -> Tensor:
+    return model.tensors[name].double().flatten()  # type: ignore[no-any-return]
+
+
+def expected(name: str, support: Support, *, models: bool) -> Tensor:
+    """The lines in one tensor, one after the other: models, or p_k Δ_k, no server, and what is left."""
+    round_ = case().round
+    total = sum(WEIGHTS)
+    new = [state(client.model, name) for client in round_.clients]
+    if models:
+        lines = new
+    else:
+        before = state(round_.previous, name)
+        lines = [weight / total * (one - before) for weight, one in zip(WEIGHTS, new, strict=True)]
+        moved = state(round_.fused, name) - before
+        lines += [torch.zeros_like(moved), moved - sum(lines)]
+    return support.of(torch.stack(lines)).flatten(1)
+
+
+def walked(walks: Directions | Models, asked: Supports, *, again: bool = False) -> dict[str, Tensor]:
+    """All blocks of a walk, put together."""
+    found = {name: torch.zeros(walks.lines, one.width, dtype=torch.float64) for name, one in asked.items()}
+    seen: list[str] = []
+    for block in walks.walk(asked, again=again):
+        assert block.support == asked[block.name]
+        found[block.name][block.lines] += block.factors[:, None] * block.values
+        seen += [] if seen[-1:] == [block.name] else [block.name]
+    assert sorted(seen) == sorted(asked)  # every tensor in one go
+    return found
+
+
+@every_memory
+@pytest.mark.parametrize("values", ["full", "delta", "negative-delta"])
+@pytest.mark.parametrize("kind", [Directions, Models])
+def test_a_walk_gives_every_line_of_every_tensor_once(kind: Any, values: str, memory: int) -> None:
+    of = case(memory, values=values)
+    for name, lines in walked(kind(of), supports(of)).items():
+        truth = expected(name, supports(of)[name], models=kind is Models)
+        torch.testing.assert_close(lines, truth, rtol=1e-9, atol=1e-12)
+
+
+@every_memory
+def test_sizes_are_of_whole_tensors(memory: int) -> None:
+    """Whatever part of a tensor gradients reach, and whatever tensors they reach."""
+    of = case(memory)
+    truth = torch.cat([expected(name, whole(of.new[name].numel()), models=False) for name in of.floating], 1)
+    for met in (of.floating, ("4.weight", "4.bias"), ()):
+        directions = Directions(of)
+        if met:
+            walked(directions, {name: supports(of)[name] for name in met})
+        torch.testing.assert_close(directions.sizes(), torch.linalg.vector_norm(truth[:-2], dim=1))
+        walked(directions, supports(of))
+        torch.testing.assert_close(directions.sizes(), torch.linalg.vector_norm(truth[:-2], dim=1))
+
+
+def test_what_is_kept_is_not_read_again_unless_more_is_asked_of_it() -> None:
+    of = case()
+    directions, everything = Directions(of), {name: whole(of.new[name].numel()) for name in of.floating}
+    first = walked(directions, supports(of), again=True)
+    assert of.settings.profile.passes == 1
+    second = walked(directions, supports(of), again=True)
+    assert of.settings.profile.passes == 1
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    third = walked(directions, everything)
+    assert of.settings.profile.passes == 2
+    torch.testing.assert_close(BOXES["4.weight"].of(third["4.weight"]).flatten(1), first["4.weight"])
+
+
+def test_small_tensors_of_a_client_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, asked = case(), []
+    several = Round.several
+
+    def noted(self: Round, names: Any, clients: Any) -> Any:
+        asked.append(tuple(names))
+        return several(self, names, clients)
+
+    monkeypatch.setattr(Round, "several", noted)
+    walked(Directions(of), supports(of))
+    boxed = {("4.weight",), ("2.weight",)}
+    assert set(asked) == boxed | {tuple(name for name in of.floating if name not in BOXES)}
