@@ -60,6 +60,14 @@ def test_who_goes_client_by_client_reads_each_once() -> None:
     assert [client.model.tensors.times for client in round_.clients if client.model] == [1, 1, 1]  # type: ignore[attr-defined]
 
 
+def test_tensors_of_one_client_are_kept_at_a_time() -> None:
+    round_ = made(checkpoint=Counting)
+    first, second, _ = round_.several(list(SHAPES), round_.clients)
+    for terms, k in ((first, 0), (first, 1), (second, 0)):
+        terms.client(k)
+    assert [client.model.tensors.times for client in round_.clients if client.model] == [2, 1, 0]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("checkpoint", [dict, Counting])
 @pytest.mark.parametrize("damage", ["missing", "misshapen"])
 def test_what_is_wrong_with_one_of_them_is_said(damage: str, checkpoint: Any) -> None:

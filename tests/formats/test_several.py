@@ -1,7 +1,9 @@
 """Several tensors at once: the same as one after the other, with fewer readings of the file."""
 
 import io
+import json
 import random
+import struct
 
 import pytest
 import safetensors.torch
@@ -12,6 +14,7 @@ from flforensics.evidence import EvidenceFile, open_evidence
 from flforensics.formats import open_checkpoint
 from tests.formats.building import Bench, same
 
+FIELDS = ("dtype", "shape", "data_offsets")
 TENSORS = {
     "a": torch.randn(3, 2),
     "b": torch.tensor(7, dtype=torch.int64),
@@ -59,6 +62,15 @@ def test_neighbours_are_read_at_once(bench: Bench, readings: list[tuple[int, int
     found = checkpoint.several(["f", "a", "c", "b", "e"])
     assert [one[0].item() for one in found] == [5.0, 0.0, 2.0, 1.0, 4.0]
     assert sorted(length for _, length in readings) == [32, 48]
+
+
+def test_numbers_may_lie_anywhere(bench: Bench) -> None:
+    """The library puts the widest types first, so that all are aligned; the specification does not."""
+    places = {"a": ("U8", [1], [0, 1]), "b": ("F32", [2], [1, 9]), "c": ("F64", [1], [9, 17])}
+    header = json.dumps({name: dict(zip(FIELDS, place, strict=True)) for name, place in places.items()}).encode()
+    data = struct.pack("<Bffd", 7, 1.5, -2.0, 0.25)
+    checkpoint = bench.opened(struct.pack("<Q", len(header)) + header + data)
+    assert [one.tolist() for one in checkpoint.several(["c", "b", "a"])] == [[0.25], [1.5, -2.0], [7]]
 
 
 def test_what_was_read_together_can_be_written_to_apart(bench: Bench) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flforensics.gradients import Block, Call, Gradients, gradients_at, meet, plan
+from flforensics.gradients import Block, Call, Gradients, gradients_at, meet, plan, supports
 from flforensics.gradients.forms import Dense, Outer
 from flforensics.gradients.sparse import Rows
 from flforensics.gradients.support import whole
@@ -114,6 +114,14 @@ def test_calls_are_kept_while_they_are_smaller_than_the_matrix() -> None:
     assert isinstance(one.plus(outer(1, rows=30, columns=40)), Dense)
     thin = outer(2, rows=30, columns=40)
     assert isinstance(thin.plus(outer(2, rows=30, columns=40)), Outer)
+
+
+def test_of_a_direction_must_be_known_what_any_of_the_averages_reaches() -> None:
+    average = found("conv2d on one pixel")
+    name = "0.weight"
+    assert supports([average, average])[name] == average[name].support
+    assert supports([average, {**average, name: average[name].dense()}])[name] == whole(average[name].width)
+    assert supports([average])[name].width < average[name].width
 
 
 @pytest.mark.parametrize("known", ["support", "everything"])

@@ -12,6 +12,7 @@ from flforensics.gradients import Support, whole
 from flforensics.provenance.case import Case, Settings
 from flforensics.provenance.directions import Directions, Models, Supports
 from flforensics.provenance.localize.localizing import case_of
+from flforensics.provenance.staging import Reader
 from flforensics.rounds import Round
 from tests.provenance.architectures import ARCHITECTURES, make_round
 
@@ -89,8 +90,10 @@ def test_a_walk_gives_every_line_of_every_tensor_once(kind: Any, values: str, me
 
 
 @every_memory
-def test_sizes_are_of_whole_tensors(memory: int) -> None:
-    """Whatever part of a tensor gradients reach, and whatever tensors they reach."""
+@pytest.mark.parametrize("piece", [1, 20, 1 << 18])
+def test_sizes_are_of_whole_tensors(memory: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever part of a tensor gradients reach, whatever tensors they reach, in pieces of any size."""
+    monkeypatch.setattr("flforensics.provenance.staging._PIECE", piece)
     of = case(memory)
     truth = torch.cat([expected(name, whole(of.new[name].numel()), models=False) for name in of.floating], 1)
     for met in (of.floating, ("4.weight", "4.bias"), ()):
@@ -100,6 +103,15 @@ def test_sizes_are_of_whole_tensors(memory: int) -> None:
         torch.testing.assert_close(directions.sizes(), torch.linalg.vector_norm(truth[:-2], dim=1))
         walked(directions, supports(of))
         torch.testing.assert_close(directions.sizes(), torch.linalg.vector_norm(truth[:-2], dim=1))
+
+
+@pytest.mark.parametrize("values", ["full", "delta"])
+@pytest.mark.parametrize("support", [BOXES["4.weight"], whole(162)], ids=["box", "whole"])
+def test_a_model_times_a_factor(support: Support, values: str) -> None:
+    of = case(values=values)
+    reader, row = Reader(of.scene.several(["4.weight"]), of.settings, support), torch.zeros(support.width).double()
+    reader.model(1, row, factor=0.25)
+    torch.testing.assert_close(row, 0.25 * expected("4.weight", support, models=True)[1])
 
 
 def test_what_is_kept_is_not_read_again_unless_more_is_asked_of_it() -> None:
