@@ -5,6 +5,7 @@ dict of tensors is a checkpoint too. Nothing here knows files, formats or arithm
 show, nothing more.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -111,13 +112,14 @@ class Round:
     def several(self, names: Sequence[str], clients: Sequence[ClientModel]) -> "tuple[RoundTensor, ...]":
         """Some tensors as `tensor` gives each; all of one client's are read when the first of them is asked for.
 
-        Each is kept until it is asked for, or another client is: for one thread that goes client by client.
+        Each is kept until it is asked for, or another client is: for threads that go client by client.
         """
         models = [client.model for client in clients if client.model is not None]
         shapes: dict[str, tuple[int, ...]] = {}
-        latest: dict[tuple[int, str], Tensor] = {}
+        kept = threading.local()
 
         def read(name: str, index: int, _: tuple[int, ...]) -> "Tensor":
+            latest: dict[tuple[int, str], Tensor] = kept.__dict__.setdefault("latest", {})
             if (index, name) not in latest:
                 latest.clear()
                 found = models[index].several(shapes)

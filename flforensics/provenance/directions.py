@@ -9,11 +9,9 @@ counts how often.
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,11 +19,11 @@ from torch import Tensor
 from flforensics.errors import NotComputableError
 from flforensics.gradients import Block, Support, joined, whole
 from flforensics.provenance.case import Case
+from flforensics.provenance.hands import Hands
 from flforensics.provenance.profile import READING, WAITING
 from flforensics.provenance.staging import Reader, Staging, Updates
 from flforensics.rounds import RoundTensor
 
-Item = TypeVar("Item")
 Supports = Mapping[str, Support]
 """What is asked of some tensors, by name."""
 
@@ -45,7 +43,7 @@ class Walks(ABC):
         """How many directions there are."""
 
     @abstractmethod
-    def blocks(self, group: Supports, staging: Staging) -> Iterator[list[Block]]:
+    def blocks(self, group: Supports, staging: Staging, hands: Hands) -> Iterator[list[Block]]:
         """The directions in some tensors, of which all but a single one are small; a list is read at once."""
 
     def walk(self, supports: Supports, *, again: bool) -> Iterator[Block]:
@@ -70,12 +68,13 @@ class Walks(ABC):
             self.kept.pop(name, None)
         groups = list(self._groups(supports))
         staging, profile = Staging(self.case.settings, max(map(self._staged, groups))), self.case.settings.profile
-        read = profile.counted((blocks for group in groups for blocks in self.blocks(group, staging)), READING)
-        for blocks in profile.counted(ahead(read), WAITING):
-            for block in blocks:
-                if keep:
-                    self.kept.setdefault(block.name, []).append(replace(block, values=block.values.clone()))
-                yield block
+        with Hands() as hands:
+            read = (blocks for group in groups for blocks in self.blocks(group, staging, hands))
+            for blocks in profile.counted(hands.ahead(profile.counted(read, READING)), WAITING):
+                for block in blocks:
+                    if keep:
+                        self.kept.setdefault(block.name, []).append(replace(block, values=block.values.clone()))
+                    yield block
 
     @property
     def _bytes(self) -> int:
@@ -131,17 +130,21 @@ class Directions(Walks):
         """‖s_k‖² of the clients, [K], in tensors that were read together."""
         return {}
 
-    def blocks(self, group: Supports, staging: Staging) -> Iterator[list[Block]]:
+    def blocks(self, group: Supports, staging: Staging, hands: Hands) -> Iterator[list[Block]]:
         """Updates and their factors, client by client; where a share needs all the clients, all in one block."""
         read = self.case.scene.several(list(group))
         for factors, alike in groupby(read, key=lambda terms: self.case.rule.factors(terms, self.case.scene)):
             if factors is None:
                 yield from ([self._together(terms.name, group[terms.name])] for terms in alike)
             else:
-                yield from self._scaled([(terms, group[terms.name]) for terms in alike], factors, staging)
+                yield from self._scaled([(terms, group[terms.name]) for terms in alike], factors, staging, hands)
 
     def _scaled(
-        self, group: Sequence[tuple[RoundTensor, Support]], factors: Sequence[float], staging: Staging
+        self,
+        group: Sequence[tuple[RoundTensor, Support]],
+        factors: Sequence[float],
+        staging: Staging,
+        hands: Hands,
     ) -> Iterator[list[Block]]:
         """The updates of some clients after the others', and of each tensor at last what they leave."""
         settings, count = self.case.settings, len(self.case.clients)
@@ -150,7 +153,7 @@ class Directions(Walks):
         some = self._some({terms.name: support for terms, support in group})
         for lines in some:
             rows = staging.take(lines.stop - lines.start, sum(widths))
-            updates.fill(lines, rows)
+            updates.fill(lines, rows, hands)
             scale = torch.tensor(factors[lines], dtype=settings.dtype, device=settings.device)
             read = [(lines, torch.split(staging.sent(rows), widths, 1), scale)]
             if lines.stop == count:
@@ -215,15 +218,14 @@ class Models(Walks):
         """K."""
         return len(self.case.clients)
 
-    def blocks(self, group: Supports, staging: Staging) -> Iterator[list[Block]]:
+    def blocks(self, group: Supports, staging: Staging, hands: Hands) -> Iterator[list[Block]]:
         """Models, each with the factor 1."""
         supports, some = list(group.values()), self._some(group)
         reader = Reader(self.case.scene.several(list(group)), self.case.settings, joined(supports))
         widths = [support.width for support in supports]
         for lines in some:
             rows = staging.take(lines.stop - lines.start, sum(widths))
-            for client, row in zip(range(lines.start, lines.stop), rows, strict=True):
-                reader.model(client, row)
+            reader.models(lines, rows, hands, factors=[1.0] * self.lines)
             parts = torch.split(staging.sent(rows), widths, 1)
             yield [
                 Block(name, lines, values, self._ones(len(rows)), len(some), support)
@@ -231,7 +233,7 @@ class Models(Walks):
             ]
 
     def together(
-        self, names: Sequence[str], staging: Staging, *, at_once: int, factors: Sequence[float]
+        self, names: Sequence[str], staging: Staging, hands: Hands, *, at_once: int, factors: Sequence[float]
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """c_k θ_k in several tensors, each [k, *shape], of at most so many clients at a time, in `staging`."""
         read = [self.case.scene.read(name) for name in names]
@@ -242,8 +244,7 @@ class Models(Walks):
             widths = [count * terms.fused.numel() for terms in read]
             rows = staging.take(1, sum(widths))
             for reader, part in zip(readers, torch.split(rows[0], widths), strict=True):
-                for client, row in zip(range(lines.start, lines.stop), part.view(count, -1), strict=True):
-                    reader.model(client, row, factor=factors[client])
+                reader.models(lines, part.view(count, -1), hands, factors=factors)
             parts = torch.split(staging.sent(rows)[0], widths)
             yield (
                 lines,
@@ -252,15 +253,6 @@ class Models(Walks):
                     for terms, part in zip(read, parts, strict=True)
                 },
             )
-
-
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, each made on another thread while the one before it is used."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
-            yield item
 
 
 def client_shares(case: Case, name: str, lines: slice) -> Tensor:

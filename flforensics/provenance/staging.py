@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flforensics.gradients import Support
 from flforensics.provenance.case import Settings
+from flforensics.provenance.hands import HANDS, Hands
 from flforensics.rounds import RoundTensor
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,7 +51,7 @@ class Reader:
 
     Or several small tensors side by side, as if they were one. Differences and sums are rounded once: they are
     formed in float32 only where all that is stored is float32 or narrower and so is the computation. A client's
-    values are gone through once, in pieces, for all that is asked of them.
+    values are gone through once, in pieces, for all that is asked of them. Several threads may read at once.
     """
 
     def __init__(self, tensors: Sequence[RoundTensor], settings: Settings, support: Support) -> None:
@@ -62,7 +63,7 @@ class Reader:
         self._wide = torch.float32 if narrow else torch.float64
         self._previous = side_by_side(previous, self._wide) if previous else None
         longest = max((place.stop - place.start for place, _ in self._pieces), default=0)
-        self._piece = torch.empty(0 if support.everything else longest, dtype=settings.dtype)
+        self._longest, self._dtype = 0 if support.everything else longest, settings.dtype
 
     def update(self, client: int, row: Tensor, *, factor: float, total: Tensor | None = None) -> float:
         """Fill a row on the host with client − previous, and add `factor` times that to a `total` of its length.
@@ -72,15 +73,15 @@ class Reader:
         if not factor:
             row.zero_()
             return 0.0
-        stored, squares = self._stored(client), 0.0
+        stored, squares, piece = self._stored(client), 0.0, torch.empty(self._longest, dtype=self._dtype)
         for place, inside in self._pieces:
-            change = row[inside] if self._support.everything else self._piece[: place.stop - place.start]
+            change = row[inside] if self._support.everything else piece[: place.stop - place.start]
             if self._relative:
                 change.copy_(stored[place])
             else:
                 assert self._previous is not None
                 torch.sub(stored[place], self._previous[place], out=change)
-            squares += float(torch.dot(change, change))
+            squares += float(torch.linalg.vector_norm(change)) ** 2
             if not self._support.everything:
                 self._support.copy(change, row[inside])
             if total is not None:
@@ -100,6 +101,15 @@ class Reader:
             else:
                 self._support.copy(model, row[inside])
                 row[inside].mul_(factor)
+
+    def models(self, lines: slice, rows: Tensor, hands: Hands, *, factors: Sequence[float]) -> None:
+        """Fill rows on the host with the full models of some clients times their factors."""
+
+        def read(_: int, portion: slice) -> None:
+            for client in range(portion.start, portion.stop):
+                self.model(client, rows[client - lines.start], factor=factors[client])
+
+        hands.share(read, lines)
 
     def _stored(self, client: int) -> Tensor:
         stored = [terms.client(client) for terms in self._tensors]
@@ -127,13 +137,21 @@ class Updates:
         moved = [one.fused.double() - one.previous.double() for one in tensors if one.previous is not None]
         self.rest = support.of(side_by_side(moved, torch.float64)).flatten()
         self._factors, self._reader = factors, Reader(tensors, settings, support)
-        self._taken = torch.zeros(support.width, dtype=settings.dtype)
+        self._totals = [torch.zeros(support.width, dtype=settings.dtype) for _ in range(HANDS)]
 
-    def fill(self, lines: slice, rows: Tensor) -> None:
-        """The updates of some clients; only their sum is formed in the type of the computation."""
-        for client, row in zip(range(lines.start, lines.stop), rows, strict=True):
-            factor = self._factors[client]
-            squares = self._reader.update(client, row, factor=factor, total=self._taken)
-            self.squares.append(factor**2 * squares)
-        self.rest = self.rest - self._taken
-        self._taken.zero_()
+    def fill(self, lines: slice, rows: Tensor, hands: Hands) -> None:
+        """The updates of some clients; only sums of a portion are formed in the type of the computation."""
+
+        def read(hand: int, portion: slice) -> list[float]:
+            return [
+                self._factors[client] ** 2 * self._read(client, rows[client - lines.start], self._totals[hand])
+                for client in range(portion.start, portion.stop)
+            ]
+
+        for squares, total in zip(hands.share(read, lines), self._totals, strict=False):
+            self.squares += squares
+            self.rest -= total
+            total.zero_()
+
+    def _read(self, client: int, row: Tensor, total: Tensor) -> float:
+        return self._reader.update(client, row, factor=self._factors[client], total=total)

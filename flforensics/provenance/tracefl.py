@@ -21,7 +21,8 @@ from flforensics.gradients.layers import rule_of
 from flforensics.gradients.plan import passing, rule_gradients
 from flforensics.provenance.case import Case, Scores
 from flforensics.provenance.chunks import in_chunks
-from flforensics.provenance.directions import Models, ahead
+from flforensics.provenance.directions import Models
+from flforensics.provenance.hands import Hands
 from flforensics.provenance.many_models import Products, products_of
 from flforensics.provenance.profile import PASSES, PRODUCTS
 from flforensics.provenance.staging import Staging
@@ -124,8 +125,9 @@ class _Observed:
         }
         found = {name: self._nothing(case) for name in calls}
         ways: dict[str, Products] = {}
-        with torch.no_grad():
-            for name, lines, weights in ahead(self._weights({name: called[0] for name, called in calls.items()})):
+        first = {name: called[0] for name, called in calls.items()}
+        with torch.no_grad(), Hands() as hands:
+            for name, lines, weights in hands.ahead(self._weights(first, hands)):
                 for tap in calls[name]:
                     if name not in ways:
                         ways[name] = products_of(tap.module, weights, tap.arguments[0])
@@ -133,7 +135,7 @@ class _Observed:
                     found[name][:, lines] += products.double()
         return found
 
-    def _weights(self, taps: Mapping[str, Tap]) -> Iterator[tuple[str, slice, Mapping[str, Tensor]]]:
+    def _weights(self, taps: Mapping[str, Tap], hands: Hands) -> Iterator[tuple[str, slice, Mapping[str, Tensor]]]:
         """c_k θ_k of one layer after the other for some clients at a time, so that their outputs fit in memory."""
         settings, new = self.case.settings, self.case.new
         room = min(settings.memory // 8, _READ_AT_ONCE) // settings.dtype.itemsize
@@ -147,7 +149,7 @@ class _Observed:
         staging = Staging(settings, max((some[layer] * values[layer] for layer in taps), default=0))
         for layer in taps:
             for lines, weights in self.models.together(
-                names[layer], staging, at_once=some[layer], factors=self.factors.tolist()
+                names[layer], staging, hands, at_once=some[layer], factors=self.factors.tolist()
             ):
                 yield layer, lines, {name.removeprefix(f"{layer}."): rows for name, rows in weights.items()}
 

@@ -1,0 +1,64 @@
+"""Threads that read while others compute.
+
+A clients' block is read in as many portions as there are hands, one thread each; how it is divided depends on
+nothing else, so that sums over a portion are the same on every machine. Each hand computes on its own core.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+HANDS = 2
+
+
+class Hands:
+    """To be used in a `with` statement, at whose end the threads do."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(HANDS + 1)
+
+    def __enter__(self) -> "Hands":
+        """One thread for what comes next, and the hands, which do not divide their operations further.
+
+        torch keeps the number of threads for each thread, and the library behind matrix products for all of them,
+        so that it is put back here.
+        """
+        threads, together = torch.get_num_threads(), threading.Barrier(HANDS + 1)
+
+        def settle(_: int) -> None:
+            torch.set_num_threads(1)
+            together.wait()
+
+        list(self._pool.map(settle, range(HANDS + 1)))
+        torch.set_num_threads(threads)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+
+    def ahead(self, items: Iterator[Item]) -> Iterator[Item]:
+        """The items, each made on another thread while the one before it is used."""
+        coming = self._pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = self._pool.submit(next, items, None)
+            yield item
+
+    def share(self, work: Callable[[int, slice], Result], lines: slice) -> list[Result]:
+        """What `work` gives for every hand and its portion of the lines, in their order."""
+        portions = portions_of(lines)
+        return list(self._pool.map(work, range(len(portions)), portions))
+
+
+def portions_of(lines: slice) -> Sequence[slice]:
+    """The lines in one portion for each hand; the first are the longer ones."""
+    step = max(1, -(-(lines.stop - lines.start) // HANDS))
+    return [slice(start, min(start + step, lines.stop)) for start in range(lines.start, lines.stop, step)]
