@@ -8,6 +8,7 @@ its root, is read by position into memory that we own, and must be the same file
 import hashlib
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,20 +53,35 @@ class EvidenceFile:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the contiguous `buffer` from `offset`. Raises EvidenceError (TRUNCATED, CHANGED, UNREADABLE)."""
-        self._holds(offset, buffer.nbytes)
-        view, done = buffer.cast("B") if buffer.nbytes else buffer, 0
+        for _ in self.pieces(offset, [buffer]):
+            pass
+
+    def pieces(self, offset: int, buffers: Iterable[memoryview]) -> Iterator[memoryview]:
+        """Fill contiguous buffers, one after the other from `offset` on; each is handed out when it is full.
+
+        That the file is still the same is known when the last one was. Raises EvidenceError as `read_into`.
+        """
         descriptor = self._open()
         try:
-            while done < buffer.nbytes:
-                count = os.preadv(descriptor, [view[done:]], offset + done)
-                if count == 0:
-                    raise self._changed()
-                done += count
+            for buffer in buffers:
+                self._holds(offset, buffer.nbytes)
+                self._fill(descriptor, offset, buffer)
+                offset += buffer.nbytes
+                yield buffer
             self._require_unchanged(descriptor)
-        except OSError as error:
-            raise _unreadable(self.name, error) from None
         finally:
             os.close(descriptor)
+
+    def _fill(self, descriptor: int, offset: int, buffer: memoryview) -> None:
+        view, done = buffer.cast("B") if buffer.nbytes else buffer, 0
+        while done < buffer.nbytes:
+            try:
+                count = os.preadv(descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                raise _unreadable(self.name, error) from None
+            if count == 0:
+                raise self._changed()
+            done += count
 
     @cached_property
     def sha256(self) -> str:

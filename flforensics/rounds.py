@@ -6,9 +6,8 @@ show, nothing more.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from flforensics.errors import EvidenceError
@@ -45,6 +44,18 @@ class StoredModel:
                 hint="check that the file belongs to this model and round",
             )
         return tensor
+
+    def pieces(self, name: str, places: Sequence[slice], *, like: tuple[int, ...]) -> "Iterator[Tensor]":
+        """A tensor flattened, in pieces one after the other, of which only the latest can be relied on.
+
+        They come from the file piece by piece where the checkpoint can. Raises as `read` does.
+        """
+        piecewise, shapes = getattr(self.tensors, "pieces", None), getattr(self.tensors, "shapes", {})
+        if piecewise is not None and shapes.get(name) == like:
+            yield from piecewise(name, places)
+            return
+        whole = self.read(name, like=like).flatten()
+        yield from (whole[place] for place in places)
 
     def several(self, shapes: Mapping[str, tuple[int, ...]]) -> "list[Tensor]":
         """These tensors, read together where the checkpoint can. Raises as `read` does."""
@@ -87,6 +98,39 @@ class RoundTensor:
     client: "Callable[[int], Tensor]"
     relative: bool = False
 
+    def pieces(self, index: int, places: Sequence[slice]) -> "Iterator[Tensor]":
+        """Client `index`'s values, flattened, in pieces one after the other; only the latest can be relied on.
+
+        They come from its file piece by piece where that is possible.
+        """
+        if isinstance(self.client, _Client):
+            return self.client.pieces(index, places)
+        whole = self.client(index).flatten()
+        return (whole[place] for place in places)
+
+
+@dataclass(frozen=True)
+class _Client:
+    """`RoundTensor.client` where the clients' values are those that are stored, or all with the other sign."""
+
+    models: Sequence[StoredModel]
+    name: str
+    shape: tuple[int, ...]
+    negative: bool
+    together: "Callable[[int, str], Tensor] | None" = None
+
+    def __call__(self, index: int) -> "Tensor":
+        if self.together is not None:
+            stored = self.together(index, self.name)
+        else:
+            stored = self.models[index].read(self.name, like=self.shape)
+        return -stored if self.negative else stored
+
+    def pieces(self, index: int, places: Sequence[slice]) -> "Iterator[Tensor]":
+        """The same in pieces."""
+        for piece in self.models[index].pieces(self.name, places, like=self.shape):
+            yield -piece if self.negative else piece
+
 
 @dataclass(frozen=True)
 class Round:
@@ -106,8 +150,7 @@ class Round:
 
         Raises EvidenceError (KEY, SHAPE) naming the file that differs.
         """
-        models = [client.model for client in clients if client.model is not None]
-        return self._terms(name, len(models), lambda index, like: models[index].read(name, like=like))
+        return self._terms(name, clients, None)
 
     def several(self, names: Sequence[str], clients: Sequence[ClientModel]) -> "tuple[RoundTensor, ...]":
         """Some tensors as `tensor` gives each; all of one client's are read when the first of them is asked for.
@@ -118,7 +161,7 @@ class Round:
         shapes: dict[str, tuple[int, ...]] = {}
         kept = threading.local()
 
-        def read(name: str, index: int, _: tuple[int, ...]) -> "Tensor":
+        def together(index: int, name: str) -> "Tensor":
             latest: dict[tuple[int, str], Tensor] = kept.__dict__.setdefault("latest", {})
             if (index, name) not in latest:
                 latest.clear()
@@ -126,21 +169,19 @@ class Round:
                 latest.update(zip(((index, one) for one in names), found, strict=True))
             return latest.pop((index, name))
 
-        tensors = tuple(self._terms(name, len(models), partial(read, name)) for name in names)
+        tensors = tuple(self._terms(name, clients, together if len(names) > 1 else None) for name in names)
         shapes |= {one.name: tuple(one.fused.shape) for one in tensors}
         return tensors
 
-    def _terms(self, name: str, count: int, read: "Callable[[int, tuple[int, ...]], Tensor]") -> "RoundTensor":
+    def _terms(
+        self, name: str, clients: Sequence[ClientModel], together: "Callable[[int, str], Tensor] | None"
+    ) -> "RoundTensor":
         fused = self.fused.read(name)
         shape = tuple(fused.shape)
         previous = None if self.previous is None else self.previous.read(name, like=shape)
-        sign = -1 if self.values == "negative-delta" else 1
-
-        def client(index: int) -> "Tensor":
-            stored = read(index, shape)
-            return stored if sign == 1 else -stored
-
-        return RoundTensor(name, previous, fused, count, client, self.values != "full")
+        models = [client.model for client in clients if client.model is not None]
+        client = _Client(models, name, shape, self.values == "negative-delta", together)
+        return RoundTensor(name, previous, fused, len(models), client, self.values != "full")
 
 
 def spans(numbers: Sequence[int]) -> str:

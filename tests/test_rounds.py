@@ -1,6 +1,7 @@
 """Tensors of a round, one or several at a time."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -50,6 +51,30 @@ def test_several_tensors_are_what_each_is_alone(values: str, checkpoint: Any) ->
         assert terms.previous is not None
         assert torch.equal(terms.previous, alone.previous)
         assert (terms.count, terms.relative) == (alone.count, alone.relative)
+
+
+@pytest.mark.parametrize("values", ["full", "delta", "negative-delta"])
+def test_a_client_in_pieces_is_the_client(values: str) -> None:
+    round_ = made(values)
+    terms = round_.tensor("a", round_.clients)
+    mirrored = replace(terms, client=lambda k: -terms.client(k))
+    for k in range(3):
+        whole = terms.client(k).flatten()
+        assert [one.tolist() for one in terms.pieces(k, [slice(0, 4), slice(4, 6)])] == [
+            whole[:4].tolist(),
+            whole[4:].tolist(),
+        ]
+        assert torch.equal(torch.cat(list(mirrored.pieces(k, [slice(0, 6)]))), -whole)
+
+
+def test_a_shape_is_wrong_in_pieces_too() -> None:
+    round_ = made()
+    terms = round_.tensor("a", round_.clients)
+    model = round_.clients[2].model
+    assert model is not None
+    model.tensors["a"] = torch.zeros(6)  # type: ignore[index]
+    with pytest.raises(EvidenceError, match="file 2"):
+        list(terms.pieces(2, [slice(0, 6)]))
 
 
 def test_who_goes_client_by_client_reads_each_once() -> None:

@@ -71,6 +71,26 @@ class StoredCheckpoint(Mapping[str, Tensor]):
             found |= self._read(run)
         return [found[name] for name in names]
 
+    def pieces(self, name: str, places: Sequence[slice]) -> Iterator[Tensor]:
+        """A tensor's values, flattened, in pieces that follow one another from its first value on.
+
+        A piece is overwritten when the next is read, where the file allows to read less than the tensor. Raises as
+        indexing does, at the last piece if the file has changed.
+        """
+        stored = self._tensors[name]
+        if stored.extent is None:
+            whole = self[name].flatten()
+            yield from (whole[place] for place in places)
+            return
+        file, size = stored.extent.file, stored.dtype.itemsize
+        longest = max((place.stop - place.start for place in places), default=0)
+        raw = torch.empty(longest * size, dtype=torch.uint8)
+        parts = [raw[: (place.stop - place.start) * size] for place in places]
+        for part, _ in zip(
+            parts, file.pieces(stored.extent.begin, (one.numpy().data for one in parts)), strict=True
+        ):
+            yield typed(file, name, part, stored.dtype)
+
     def _read(self, run: "Run") -> dict[str, Tensor]:
         """Tensors without a gap between them, by one reading; they share its memory, each its own part."""
         (name, first), (_, last) = run[0], run[-1]

@@ -1,16 +1,13 @@
 """Threads that read while others compute.
 
-A clients' block is read in as many portions as there are hands, one thread each; how it is divided depends on
-nothing else, so that sums over a portion are the same on every machine. Each hand computes on its own core.
+A block of clients is read in as many portions as there are hands, one thread each. How it is divided depends on
+nothing else, so that sums over a portion are the same on every machine.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
-
-import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,22 +19,9 @@ class Hands:
     """To be used in a `with` statement, at whose end the threads do."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(HANDS + 1)
+        self._pool = ThreadPoolExecutor(1 + HANDS)  # one waits for the others
 
     def __enter__(self) -> "Hands":
-        """One thread for what comes next, and the hands, which do not divide their operations further.
-
-        torch keeps the number of threads for each thread, and the library behind matrix products for all of them,
-        so that it is put back here.
-        """
-        threads, together = torch.get_num_threads(), threading.Barrier(HANDS + 1)
-
-        def settle(_: int) -> None:
-            torch.set_num_threads(1)
-            together.wait()
-
-        list(self._pool.map(settle, range(HANDS + 1)))
-        torch.set_num_threads(threads)
         return self
 
     def __exit__(

@@ -1,6 +1,6 @@
 """Clients' tensors from their files into rows of a matrix on the device, without a copy of them all in between."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from flforensics.provenance.hands import HANDS, Hands
 from flforensics.rounds import RoundTensor
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
-_PIECE = 1 << 18  # values that stay near the processor from one step to the next
+_PIECE = 1 << 19  # values that are gone through at a time: what lies near the processor, in not too many steps
 
 
 class Staging:
@@ -73,14 +73,14 @@ class Reader:
         if not factor:
             row.zero_()
             return 0.0
-        stored, squares, piece = self._stored(client), 0.0, torch.empty(self._longest, dtype=self._dtype)
-        for place, inside in self._pieces:
+        squares, piece = 0.0, torch.empty(self._longest, dtype=self._dtype)
+        for (place, inside), stored in zip(self._pieces, self._stored(client), strict=True):
             change = row[inside] if self._support.everything else piece[: place.stop - place.start]
             if self._relative:
-                change.copy_(stored[place])
+                change.copy_(stored)
             else:
                 assert self._previous is not None
-                torch.sub(stored[place], self._previous[place], out=change)
+                torch.sub(stored, self._previous[place], out=change)
             squares += float(torch.linalg.vector_norm(change)) ** 2
             if not self._support.everything:
                 self._support.copy(change, row[inside])
@@ -90,12 +90,11 @@ class Reader:
 
     def model(self, client: int, row: Tensor, *, factor: float = 1.0) -> None:
         """Fill a row on the host with the full model times a factor."""
-        stored = self._stored(client)
-        for place, inside in self._pieces:
-            model = stored[place]
+        for (place, inside), stored in zip(self._pieces, self._stored(client), strict=True):
+            model = stored
             if self._relative:
                 assert self._previous is not None
-                model = model + self._previous[place]
+                model = stored + self._previous[place]
             if self._support.everything:
                 torch.mul(model, factor, out=row[inside])
             else:
@@ -111,10 +110,20 @@ class Reader:
 
         hands.share(read, lines)
 
-    def _stored(self, client: int) -> Tensor:
-        stored = [terms.client(client) for terms in self._tensors]
+    def _stored(self, client: int) -> Iterator[Tensor]:
+        """A client's values in pieces; only the latest can be relied on."""
+        places = [place for place, _ in self._pieces]
+        if len(self._tensors) == 1:
+            for piece in self._tensors[0].pieces(client, places):
+                yield piece.to(self._type_of([piece]))
+        else:
+            stored = [terms.client(client) for terms in self._tensors]
+            flat = side_by_side(stored, self._type_of(stored))
+            yield from (flat[place] for place in places)
+
+    def _type_of(self, stored: Sequence[Tensor]) -> torch.dtype:
         narrow = self._wide is torch.float32 and all(one.dtype in _NARROW for one in stored)
-        return side_by_side(stored, self._wide if narrow else torch.float64)
+        return self._wide if narrow else torch.float64
 
 
 def side_by_side(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import struct
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -12,7 +13,7 @@ import torch
 from flforensics.errors import EvidenceError
 from flforensics.evidence import EvidenceFile, open_evidence
 from flforensics.formats import open_checkpoint
-from tests.formats.building import Bench, same
+from tests.formats.building import Bench, identical, same
 
 FIELDS = ("dtype", "shape", "data_offsets")
 TENSORS = {
@@ -95,6 +96,42 @@ def test_a_file_that_changed_is_refused(bench: Bench) -> None:
     path.write_bytes(safetensors.torch.save({"a": torch.ones(2), "b": torch.ones(3)}))
     with pytest.raises(EvidenceError) as caught:
         checkpoint.several(["a", "b"])
+    assert caught.value.reason == "CHANGED"
+
+
+@pytest.mark.parametrize("content", [safetensors.torch.save(TENSORS), as_torch()], ids=["safetensors", "torch"])
+@pytest.mark.parametrize("step", [1, 2, 5, 100])
+def test_pieces_are_the_tensor(bench: Bench, content: bytes, step: int) -> None:
+    checkpoint = bench.opened(content)
+    for name, tensor in TENSORS.items():
+        values = tensor.numel()
+        places = [slice(start, min(start + step, values)) for start in range(0, values, step)]
+        pieces = [piece.clone() for piece in checkpoint.pieces(name, places)]
+        assert [len(piece) for piece in pieces] == [place.stop - place.start for place in places]
+        assert identical(torch.cat([tensor.flatten()[:0], *pieces]), tensor.flatten())
+
+
+def test_of_a_tensor_in_pieces_a_piece_is_in_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = bench.opened(safetensors.torch.save({"a": torch.arange(1000.0)}))
+    made, empty = [], torch.empty
+
+    def noted(*size: int, **options: Any) -> torch.Tensor:
+        made.append(empty(*size, **options).nbytes)
+        return empty(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", noted)
+    places = [slice(start, start + 100) for start in range(0, 1000, 100)]
+    assert sum(float(piece.sum()) for piece in checkpoint.pieces("a", places)) == 999 * 500
+    assert made == [400]
+
+
+def test_a_file_that_changes_between_pieces_is_refused(bench: Bench) -> None:
+    path = bench.path(safetensors.torch.save({"a": torch.ones(4)}), "changing.safetensors")
+    pieces = open_checkpoint(open_evidence(path, path.name)).pieces("a", [slice(0, 2), slice(2, 4)])
+    assert next(pieces).tolist() == [1.0, 1.0]
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(EvidenceError) as caught:
+        list(pieces)
     assert caught.value.reason == "CHANGED"
 
 

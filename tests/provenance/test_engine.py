@@ -15,7 +15,7 @@ from flforensics.gradients import Call
 from flforensics.provenance import ledger, tracefl
 from flforensics.provenance.case import Settings
 from flforensics.provenance.chunks import in_chunks
-from flforensics.provenance.directions import ahead
+from flforensics.provenance.hands import HANDS, Hands
 from flforensics.provenance.profile import Profile
 from flforensics.provenance.trace import Answers, Questions, trace_round
 from flforensics.results import Subject
@@ -167,14 +167,15 @@ def test_one_block_is_read_ahead_and_no_more() -> None:
             made.append(n)
             yield n
 
-    reading = ahead(items())
-    assert next(reading) == 1
-    assert next(reading) == 2
-    deadline = threading.Event()
-    deadline.wait(0.05)
-    assert made == [1, 2, 3]
-    reading.close()
-    assert list(ahead(items())) == [1, 2, 3, 4, 5]
+    with Hands() as hands:
+        reading = hands.ahead(items())
+        assert next(reading) == 1
+        assert next(reading) == 2
+        deadline = threading.Event()
+        deadline.wait(0.05)
+        assert made == [1, 2, 3]
+        reading.close()
+        assert list(hands.ahead(items())) == [1, 2, 3, 4, 5]
 
 
 def test_an_error_of_the_reader_comes_through() -> None:
@@ -182,8 +183,25 @@ def test_an_error_of_the_reader_comes_through() -> None:
         yield 1
         raise ValueError("damaged")
 
-    with pytest.raises(ValueError, match="damaged"):
-        list(ahead(items()))
+    with Hands() as hands, pytest.raises(ValueError, match="damaged"):
+        list(hands.ahead(items()))
+
+
+def test_hands_share_lines_and_their_errors() -> None:
+    def read(hand: int, portion: slice) -> tuple[int, list[int]]:
+        return hand, list(range(portion.start, portion.stop))
+
+    def damaged(hand: int, _: slice) -> None:
+        if hand:
+            raise ValueError("damaged")
+
+    with Hands() as hands:
+        for start, stop in ((0, 1), (3, 5), (2, 9), (10, 20)):
+            shared = hands.share(read, slice(start, stop))
+            assert [hand for hand, _ in shared] == list(range(min(HANDS, stop - start)))
+            assert [line for _, lines in shared for line in lines] == list(range(start, stop))
+        with pytest.raises(ValueError, match="damaged"):
+            hands.share(damaged, slice(0, 4))
 
 
 def test_a_client_without_weight_is_not_read() -> None:
