@@ -27,7 +27,8 @@ from flforensics.rounds import RoundTensor
 Supports = Mapping[str, Support]
 """What is asked of some tensors, by name."""
 
-_LARGEST_BLOCK = 1 << 27
+_LARGEST_BLOCK = 1 << 27  # bytes
+_SMALL = 1 << 24  # bytes of small tensors that are read together: of a small model the rest is read meanwhile
 
 
 @dataclass
@@ -90,7 +91,7 @@ class Walks(ABC):
     def _groups(self, supports: Supports) -> Iterator[Supports]:
         """Small tensors together, as many as fit in a block with all their clients; every other one alone."""
         small: dict[str, Support] = {}
-        most = self._room // max(1, len(self.case.clients))
+        most = min(self._room, _SMALL // self.case.settings.dtype.itemsize) // max(1, len(self.case.clients))
         for name, support in supports.items():
             if not support.everything or support.width > most:
                 yield {name: support}
