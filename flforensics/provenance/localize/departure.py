@@ -37,6 +37,7 @@ A departure is a change, and a change is no fault yet: new data are one, and whe
 honest clients depart to repair it. A fault that lasts becomes usual.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -87,27 +88,27 @@ class Departures:
 class Habit:
     """A client's update in this round, and those in its earlier rounds, over the tensors `names`.
 
-    `measured` are those of them whose lengths count in its distance. `latest` holds the one tensor of one client
-    that was read last, for both of its parts: no more fits in memory.
+    `measured` are those of them whose lengths count in its distance. `latest` holds, for every thread, the one
+    tensor of one client that it read last, for both of its parts: no more fits in memory.
     """
 
     now: tuple[Round, ClientModel]
     before: tuple[tuple[Round, ClientModel], ...]
     names: tuple[str, ...]
     measured: tuple[str, ...]
-    latest: dict[tuple[str, str], tuple[Tensor, Tensor]]
+    latest: threading.local
 
     def parts(self, name: str) -> tuple[Tensor, Tensor]:
         """The usual update and the departure from it in one tensor, float64."""
-        key = (self.now[1].client, name)
-        if key not in self.latest:
-            self.latest.clear()
+        key, latest = (self.now[1].client, name), self.latest.__dict__
+        if latest.get("key") != key:
+            latest.clear()
             now = _update(*self.now, name)
             usual = torch.zeros_like(now)
             for one in self.before:
                 usual += _update(*one, name) / len(self.before)
-            self.latest[key] = (usual, now - usual)
-        return self.latest[key]
+            latest.update(key=key, parts=(usual, now - usual))
+        return cast("tuple[Tensor, Tensor]", latest["parts"])
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -123,7 +124,7 @@ class Habit:
 
 def habits(case: Case, before: Sequence[Round], *, most: int = EARLIER) -> tuple[Habit, ...]:
     """What is known of each client of `case`: its last `most` updates in `before` (oldest first)."""
-    latest: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+    latest = threading.local()
     statistics = {name for name, _ in case.network.named_buffers()}
     measured = tuple(name for name in case.floating if name not in statistics)
     return tuple(

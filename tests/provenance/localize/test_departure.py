@@ -1,5 +1,6 @@
 """Departures from usual updates: closed forms on a linear classifier, and laws."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from flforensics.errors import NotComputableError
 from flforensics.models import build_network
 from flforensics.provenance.ledger import ledger
+from flforensics.provenance.localize import departure as module
+from flforensics.provenance.localize.departure import _update as update_of
 from flforensics.provenance.localize.departure import departure, habits, split
 from flforensics.rounds import StoredModel
 from tests.provenance.architectures import round_from
@@ -159,6 +162,20 @@ def test_statistics_that_a_layer_stores_count_in_the_ledger_and_not_in_a_distanc
     answer = answered()
     assert torch.equal(answer.distances, usual.distances)
     assert not torch.allclose(answer.scores[:, :2], usual.scores[:, :2], rtol=0.1)
+
+
+def test_every_thread_keeps_the_tensor_that_it_read_last(monkeypatch):
+    """Clients are read by several threads, each client's two parts one after the other."""
+    network, (*before, last) = curved(2, clients=4)
+    known = habits(asked(last, network).case, before)
+    expected = [[part.clone() for part in habit.parts("0.weight")] for habit in known]
+    read = []
+    monkeypatch.setattr(module, "_update", lambda *one: read.append(one[1].client) or update_of(*one))
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for k, pool in ((0, one), (1, other), (0, one), (1, other)):
+            found = pool.submit(known[k].parts, "0.weight").result()
+            assert all(map(torch.equal, found, expected[k]))
+    assert sorted(read) == sorted(2 * [known[0].now[1].client, known[1].now[1].client])
 
 
 def test_tensors_that_did_not_move_before_have_the_measure_of_newcomers():
