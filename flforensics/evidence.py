@@ -117,7 +117,11 @@ class EvidenceFile:
         return descriptor
 
     def _require_unchanged(self, descriptor: int) -> None:
-        if _identity(os.fstat(descriptor)) != self.identity:
+        try:
+            status = os.fstat(descriptor)
+        except OSError as error:
+            raise _unreadable(self.name, error) from None
+        if _identity(status) != self.identity:
             raise self._changed()
 
     def _changed(self) -> EvidenceError:

@@ -29,7 +29,9 @@ OPERATIONS_PER_BYTE = 10
 A core at 65 GFLOP/s shares 12 GB/s with another; an H200 has 60 TFLOP/s (without TF32) at 4.8 TB/s.
 """
 
-_PIECE = 1 << 20  # values of an intermediate result that stays in the cache
+PIECE = 1 << 20
+"""Values of an intermediate result that stays in the cache."""
+
 _REUSED = 1 << 23  # values of a copy: malloc fetches one of more than 32 MB from the system each time
 
 Factors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -228,7 +230,7 @@ class Outer(Gradients):
         for left, right in self._factors():
             positions = left.shape[-1]
             inputs = right.permute(1, 0, 3, 2).reshape(groups, self.count * positions, columns)
-            step = max(1, _PIECE // max(1, self.count * positions * groups * rows))
+            step = max(1, PIECE // max(1, self.count * positions * groups * rows))
             for start in range(0, len(directions), step):
                 matrices = directions[start : start + step].reshape(-1, groups, rows, columns).transpose(0, 1)
                 some = matrices.shape[1]
@@ -248,7 +250,7 @@ class Outer(Gradients):
         factors = list(self._factors())
         groups, rows, columns = self.shape
         along, size = (2, columns) if groups == 1 else (1, rows * columns)
-        step, whole = max(1, _PIECE // (self.count * size)), rows if groups == 1 else groups
+        step, whole = max(1, PIECE // (self.count * size)), rows if groups == 1 else groups
         for start in range(0, whole, step):
             (left, right), *others = [_some(pair, along, start, min(step, whole - start)) for pair in factors]
             part = left @ right.mT

@@ -10,10 +10,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from flforensics.gradients.forms import Dense, Gradients
+from flforensics.gradients.forms import PIECE, Dense, Gradients
 from flforensics.gradients.support import Support
-
-_PIECE = 1 << 20  # values of an intermediate result that stays in the cache
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Rows(Gradients):
         """The directions' rows are gathered where samples chose them."""
         tables = directions.reshape(len(directions), *self.shape)
         found = self.values.new_zeros(self.count, len(directions))
-        step = max(1, _PIECE // max(1, len(directions) * self.shape[1]))
+        step = max(1, PIECE // max(1, len(directions) * self.shape[1]))
         for owners, rows, values in zip(
             *(torch.split(one, step) for one in (self.owners, self.rows, self.values)), strict=True
         ):

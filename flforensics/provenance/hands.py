@@ -38,11 +38,11 @@ class Hands:
 
     def share(self, work: Callable[[int, slice], Result], lines: slice) -> list[Result]:
         """What `work` gives for every hand and its portion of the lines, in their order."""
-        portions = portions_of(lines)
+        portions = _portions(lines)
         return list(self._pool.map(work, range(len(portions)), portions))
 
 
-def portions_of(lines: slice) -> Sequence[slice]:
+def _portions(lines: slice) -> Sequence[slice]:
     """The lines in one portion for each hand; the first are the longer ones."""
     step = max(1, -(-(lines.stop - lines.start) // HANDS))
     return [slice(start, min(start + step, lines.stop)) for start in range(lines.start, lines.stop, step)]

@@ -88,7 +88,7 @@ class Reader:
                 total[inside].add_(row[inside], alpha=factor)
         return squares
 
-    def model(self, client: int, row: Tensor, *, factor: float = 1.0) -> None:
+    def model(self, client: int, row: Tensor, *, factor: float) -> None:
         """Fill a row on the host with the full model times a factor."""
         for (place, inside), stored in zip(self._pieces, self._stored(client), strict=True):
             model = stored

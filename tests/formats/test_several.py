@@ -1,7 +1,9 @@
 """Several tensors at once: the same as one after the other, with fewer readings of the file."""
 
+import errno
 import io
 import json
+import os
 import random
 import struct
 from typing import Any
@@ -133,6 +135,24 @@ def test_a_file_that_changes_between_pieces_is_refused(bench: Bench) -> None:
     with pytest.raises(EvidenceError) as caught:
         list(pieces)
     assert caught.value.reason == "CHANGED"
+
+
+def test_a_file_system_that_fails_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a network drive even asking what a file is can fail, after its bytes were read."""
+    checkpoint = bench.opened(safetensors.torch.save({"a": torch.ones(4)}))
+    fstat, asked = os.fstat, []
+
+    def failing(descriptor: int) -> os.stat_result:
+        asked.append(descriptor)
+        if len(asked) == 2:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return fstat(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", failing)
+        with pytest.raises(EvidenceError, match="Stale file handle") as caught:
+            checkpoint["a"]
+    assert caught.value.reason == "UNREADABLE"
 
 
 def test_a_name_that_is_not_there(bench: Bench) -> None:

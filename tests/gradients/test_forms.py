@@ -73,8 +73,8 @@ def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
         gradients = found(name)["0.weight"]
         directions = torch.randn(5, gradients.width, dtype=torch.float64)
         for size in (1, 40, 1 << 20):
-            monkeypatch.setattr("flforensics.gradients.forms._PIECE", size)
-            monkeypatch.setattr("flforensics.gradients.sparse._PIECE", size)
+            monkeypatch.setattr("flforensics.gradients.forms.PIECE", size)
+            monkeypatch.setattr("flforensics.gradients.sparse.PIECE", size)
             monkeypatch.setattr("flforensics.gradients.forms._REUSED", size)
             close(gradients.products(directions), gradients.dense().values @ directions.T)
             close(gradients.squares(), gradients.dense().values.square().sum(1))
