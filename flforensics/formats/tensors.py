@@ -67,7 +67,7 @@ class StoredCheckpoint(Mapping[str, Tensor]):
                 found[name] = self[name]
             else:
                 placed.append((name, extent))
-        for run in _runs(placed):
+        for run in _runs(placed, self._dtypes):
             found |= self._read(run)
         return [found[name] for name in names]
 
@@ -98,11 +98,9 @@ class StoredCheckpoint(Mapping[str, Tensor]):
             return {name: self[name]}
         raw = filled(first.file, name, last.end - first.begin, partial(first.file.read_into, first.begin))
         found = {}
-        for name, extent in run:
+        for (name, extent), part in zip(run, torch.split(raw, [one.size for _, one in run]), strict=True):
             stored = self._tensors[name]
-            part = raw[extent.begin - first.begin : extent.end - first.begin]
-            aligned = part if part.storage_offset() % stored.dtype.itemsize == 0 else part.clone()
-            found[name] = typed(extent.file, name, aligned, stored.dtype).reshape(stored.shape)
+            found[name] = typed(extent.file, name, part, stored.dtype).view(stored.shape)
         return found
 
     def __iter__(self) -> Iterator[str]:
@@ -128,13 +126,15 @@ class StoredCheckpoint(Mapping[str, Tensor]):
 Run = list[tuple[str, Extent]]
 
 
-def _runs(placed: Run) -> Iterator[Run]:
-    """Those that follow one another in a file without a gap."""
+def _runs(placed: Run, dtypes: Mapping[str, torch.dtype]) -> Iterator[Run]:
+    """Those of one type that follow one another in a file without a gap."""
     run: Run = []
     for name, extent in sorted(placed, key=lambda one: (one[1].file.name, one[1].begin)):
-        if run and (run[-1][1].file, run[-1][1].end) != (extent.file, extent.begin):
-            yield run
-            run = []
+        if run:
+            before, last = run[-1]
+            if (last.file, last.end, dtypes[before]) != (extent.file, extent.begin, dtypes[name]):
+                yield run
+                run = []
         run.append((name, extent))
     if run:
         yield run

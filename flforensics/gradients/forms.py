@@ -33,6 +33,8 @@ PIECE = 1 << 20
 """Values of an intermediate result that stays in the cache."""
 
 _REUSED = 1 << 23  # values of a copy: malloc fetches one of more than 32 MB from the system each time
+_FETCHED = 500  # operations in the time in which the system provides memory for a value
+_WRITTEN = 1 << 22  # values of a gradient that are written out at a time: each time the calls are read again
 
 Factors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From what is kept of a call for either side to l [n, G, O, P] and r [n, G, I, P], for G groups."""
@@ -68,6 +70,10 @@ class Gradients(ABC):
     @abstractmethod
     def squares(self) -> Tensor:
         """‖∂f_n/∂θ‖², [n] in float64."""
+
+    def met(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """`products` and `squares`, both from the same writing out where there is one."""
+        return self.products(directions), self.squares()
 
     @abstractmethod
     def plus(self, other: "Gradients") -> "Gradients":
@@ -166,16 +172,18 @@ class Outer(Gradients):
 
     def dense(self) -> Dense:
         """One matrix product for each sample and group, over the positions of all calls."""
-        factors = self._factors()
-        left, right = next(factors)
-        total = (left @ right.mT).flatten(1)
-        del left, right
-        self._add_products(total, factors)
+        total = self.calls[0][0].new_empty(self.count, self.width)
+        for samples, part in self._parts():
+            matrices, factors = total[samples].view(-1, *self.shape[1:]), part._factors()
+            left, right = next(factors)
+            torch.bmm(left.flatten(0, 1), right.flatten(0, 1).mT, out=matrices)
+            _add_products(matrices, factors)
         return Dense(total)
 
     def add_to(self, total: Tensor) -> None:
         """The same products, added where they belong."""
-        self._add_products(total, self._factors())
+        for samples, part in self._parts():
+            _add_products(total[samples].view(-1, *self.shape[1:]), part._factors())
 
     def products(self, directions: Tensor) -> Tensor:
         """The cheaper way for this many directions."""
@@ -185,12 +193,18 @@ class Outer(Gradients):
 
     def squares(self) -> Tensor:
         """Σ_pq (l_p·l_q)(r_p·r_q) where that is less work than writing the matrix out."""
-        groups, rows, columns = self.shape
-        if groups == 1 and self.positions * (rows + columns) < rows * columns:
+        if self._crossing_is_cheaper:
             left, right = _side_by_side(list(self._factors()))
             gram = (left.mT @ left) * (right.mT @ right)
             return gram.double().sum((1, 2, 3)).clamp(min=0)
         return torch.stack([Dense(part).squares() for _, part in self._pieces()]).sum(0)
+
+    def met(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """The norms of what is written out for the products."""
+        if self._crossing_is_cheaper or self.evaluating_is_cheaper(len(directions)):
+            return super().met(directions)
+        squares = torch.zeros(self.count, dtype=torch.float64, device=directions.device)
+        return self.written_out(directions, squares), squares
 
     def plus(self, other: Gradients) -> Gradients:
         """Calls side by side while that is smaller than the matrix; then written out."""
@@ -201,8 +215,9 @@ class Outer(Gradients):
 
     def prepared(self, directions: int, *, blocks: int, room: int) -> Gradients:
         """Written out once, where every block would else repeat more work than reading it again is."""
-        again = blocks * 2 * self.positions
-        kept = 2 * self.positions + OPERATIONS_PER_BYTE * self.calls[0][0].itemsize * (2 + blocks)
+        byte = OPERATIONS_PER_BYTE * self.calls[0][0].itemsize
+        kept = 2 * self.positions + byte * (2 + blocks) + _FETCHED
+        again = blocks * (2 * self.positions + byte * self.positions / self._rows)
         fits = self.count * self.width <= room
         if fits and kept < again and not self.evaluating_is_cheaper(directions):
             return self.dense()
@@ -215,11 +230,13 @@ class Outer(Gradients):
         written = 2 * self.width * (self.positions + directions) + moved * self.width
         return 2 * self.width * self.positions * directions + moved * outputs < written
 
-    def written_out(self, directions: Tensor) -> Tensor:
-        """(a), some rows of the matrix after the other."""
+    def written_out(self, directions: Tensor, squares: Tensor | None = None) -> Tensor:
+        """(a), some rows of the matrix after the other; `squares` [n] gets their squared norms added."""
         found = directions.new_zeros(len(directions), self.count)
         for columns, part in self._pieces():
             found.addmm_(directions[:, columns], part.T)
+            if squares is not None:
+                squares += Dense(part).squares()
         products: Tensor = found.T
         return products
 
@@ -239,18 +256,38 @@ class Outer(Gradients):
                 total[:, start : start + some] += met
         return total
 
-    def _add_products(self, total: Tensor, factors: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Add Σ_p l_p ⊗ r_p to `total` [n, V] in place."""
-        matrices = total.view(-1, *self.shape[1:])
-        for left, right in factors:
-            matrices.baddbmm_(left.flatten(0, 1), right.flatten(0, 1).mT)
+    def _parts(self) -> Iterator[tuple[slice, "Outer"]]:
+        """Some samples after the others, so few that the positions of their calls can come side by side."""
+        step = max(1, _REUSED // max(1, self._side))
+        for start in range(0, self.count, step):
+            samples = slice(start, min(start + step, self.count))
+            calls = tuple((left[samples], right[samples]) for left, right in self.calls)
+            yield samples, Outer(calls, self.factors, self.shape)
+
+    @property
+    def _side(self) -> int:
+        """The values of the longer side of one sample, of all calls."""
+        return self.shape[0] * max(self.shape[1:]) * self.positions
+
+    @property
+    def _crossing_is_cheaper(self) -> bool:
+        """Whether a norm takes less work position by position than row by row."""
+        groups, rows, columns = self.shape
+        return groups == 1 and self.positions * (rows + columns) < rows * columns
+
+    @property
+    def _rows(self) -> int:
+        """The rows of a matrix, or of as many groups, that are one piece of all samples."""
+        groups, rows, columns = self.shape
+        return max(1, _WRITTEN // (self.count * columns)) if groups == 1 else rows
 
     def _pieces(self) -> Iterator[tuple[slice, Tensor]]:
         """The gradient by columns of [n, V]: some rows of the one matrix, or some whole groups."""
         factors = list(self._factors())
         groups, rows, columns = self.shape
         along, size = (2, columns) if groups == 1 else (1, rows * columns)
-        step, whole = max(1, PIECE // (self.count * size)), rows if groups == 1 else groups
+        step = self._rows if groups == 1 else max(1, _WRITTEN // (self.count * size))
+        whole = rows if groups == 1 else groups
         for start in range(0, whole, step):
             (left, right), *others = [_some(pair, along, start, min(step, whole - start)) for pair in factors]
             part = left @ right.mT
@@ -265,16 +302,23 @@ class Outer(Gradients):
         Where all are small, their positions come side by side.
         """
         each = (self.factors(*call) for call in self.calls)
-        if self.count * self.shape[0] * max(self.shape[1:]) * self.positions <= _REUSED:
+        if self.count * self._side <= _REUSED:
             yield _side_by_side(list(each))
         else:
             yield from each
 
 
+def _add_products(matrices: Tensor, factors: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Add Σ_p l_p ⊗ r_p to `matrices` [nG, O, I] in place."""
+    for left, right in factors:
+        matrices.baddbmm_(left.flatten(0, 1), right.flatten(0, 1).mT)
+
+
 def _side_by_side(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The positions of all pairs as those of one; each r_p lies together."""
-    left = pairs[0][0] if len(pairs) == 1 else torch.cat([left for left, _ in pairs], -1)
-    return left, torch.cat([right.mT for _, right in pairs], -2).mT
+    """The positions of all pairs as those of one; each r_p of several lies together."""
+    if len(pairs) == 1:
+        return pairs[0]
+    return torch.cat([left for left, _ in pairs], -1), torch.cat([right.mT for _, right in pairs], -2).mT
 
 
 def _some(pair: tuple[Tensor, Tensor], axis: int, start: int, length: int) -> tuple[Tensor, Tensor]:

@@ -168,18 +168,25 @@ def _met(size: int, positions: int, before: int, taps: int, stride: int, dilatio
 
 
 def _unfolded(layer: nn.Module, box: tuple[slice, ...], g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What the taps of the box saw of the input at each output position, group by group."""
+    """What the taps of the box saw of the input at each output position, group by group.
+
+    Copied in the order that has the longer runs: position by position, or tap by tap.
+    """
     x, samples, groups = _padded(layer, x), len(x), int(layer.groups)  # type: ignore[arg-type]
     _, stride, dilation = _geometry(layer)
     along, places = x.stride()[2:], g.shape[2:]
     axes = list(zip(along, box, stride, dilation, strict=True))
-    windows = x.as_strided(
-        (*x.shape[:2], *(taps.stop - taps.start for taps in box), *places),
-        (*x.stride()[:2], *(one * step for one, _, _, step in axes), *(one * step for one, _, step, _ in axes)),
-        x.storage_offset() + sum(one * taps.start * step for one, taps, _, step in axes),
-    )
-    positions = prod(places)
-    return g.reshape(samples, groups, -1, positions), windows.reshape(samples, groups, -1, positions)
+    taps, between = tuple(side.stop - side.start for side in box), tuple(one * apart for one, _, _, apart in axes)
+    steps = tuple(one * step for one, _, step, _ in axes)
+    begin = x.storage_offset() + sum(one * side.start * apart for one, side, _, apart in axes)
+    sizes, strides, positions = x.shape[:2], x.stride()[:2], prod(places)
+    g = g.reshape(samples, groups, -1, positions)
+    if places[-1] >= taps[-1]:
+        windows = x.as_strided((*sizes, *taps, *places), (*strides, *between, *steps), begin)
+        return g, windows.reshape(samples, groups, -1, positions)
+    size, channels = (sizes[0], *places, sizes[1], *taps), (strides[0], *steps, strides[1], *between)
+    windows = x.as_strided(size, channels, begin)
+    return g, windows.reshape(samples, positions, groups, -1).permute(0, 2, 3, 1)
 
 
 def _geometry(layer: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

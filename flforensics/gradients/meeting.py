@@ -32,10 +32,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Met:
-    """⟨∂f_n/∂θ, d_k⟩ in one tensor, [n, lines] in float64, and the gradients behind them."""
+    """⟨∂f_n/∂θ, d_k⟩ in one tensor, [n, lines], and where they were asked for ‖∂f_n/∂θ‖², [n]; both in float64."""
 
     products: Tensor
-    gradients: Gradients
+    squares: Tensor | None
 
 
 def supports(averages: Sequence[Mapping[str, Gradients]]) -> dict[str, Support]:
@@ -48,25 +48,48 @@ def supports(averages: Sequence[Mapping[str, Gradients]]) -> dict[str, Support]:
 
 
 def tensors_met(
-    averages: Sequence[Mapping[str, Gradients]], blocks: Iterable[Block], *, like: Tensor, lines: int, room: int
+    averages: Sequence[Mapping[str, Gradients]],
+    blocks: Iterable[Block],
+    *,
+    like: Tensor,
+    lines: int,
+    room: int,
+    norms: bool = False,
 ) -> Iterator[tuple[str, list[Met]]]:
     """What each of the averages gives in one tensor after the other, on the device of `like` [n].
 
     Gradients that are written out for several blocks hold at most `room` values.
     """
     for name, of_tensor in groupby(blocks, key=lambda block: block.name):
-        products = [like.new_zeros(len(like), lines, dtype=torch.float64) for _ in averages]
-        prepared: list[Gradients] = []
+        meetings: list[_Meeting] = []
         for block in of_tensor:
-            if not prepared:
-                share = room // len(averages)
-                prepared = [
-                    one[name].on(block.support).prepared(lines, blocks=block.blocks, room=share)
+            if not meetings:
+                meetings = [
+                    _Meeting(one[name].on(block.support), block.blocks, like, lines, room // len(averages), norms)
                     for one in averages
                 ]
-            for total, gradients in zip(products, prepared, strict=True):
-                total[:, block.lines] += (gradients.products(block.values) * block.factors).double()
-        yield name, [Met(total, gradients) for total, gradients in zip(products, prepared, strict=True)]
+            for meeting in meetings:
+                meeting.meet(block)
+        yield name, [Met(meeting.products, meeting.squares) for meeting in meetings]
+
+
+class _Meeting:
+    """Gradients of one tensor with one block of directions after the other."""
+
+    def __init__(
+        self, gradients: Gradients, blocks: int, like: Tensor, lines: int, room: int, norms: bool
+    ) -> None:
+        self.products = like.new_zeros(len(like), lines, dtype=torch.float64)
+        self.squares: Tensor | None = None
+        self._gradients, self._norms = gradients.prepared(lines, blocks=blocks, room=room), norms
+
+    def meet(self, block: Block) -> None:
+        """Add what they give; the first time their norms are found as well."""
+        if self._norms and self.squares is None:
+            found, self.squares = self._gradients.met(block.values)
+        else:
+            found = self._gradients.products(block.values)
+        self.products[:, block.lines] += (found * block.factors).double()
 
 
 def meet(
@@ -77,8 +100,9 @@ def meet(
         (like.new_zeros(len(like), lines, dtype=torch.float64), like.new_zeros(len(like), dtype=torch.float64))
         for _ in averages
     ]
-    for _, of_tensor in tensors_met(averages, blocks, like=like, lines=lines, room=room):
+    for _, of_tensor in tensors_met(averages, blocks, like=like, lines=lines, room=room, norms=True):
         for (products, squares), met in zip(found, of_tensor, strict=True):
             products += met.products
-            squares += met.gradients.squares()
+            if met.squares is not None:
+                squares += met.squares
     return found

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
+from flforensics.gradients.kernels import SinglePositions
+
 State = Mapping[str, Tensor]
 """Tensors by the names of the network's state dict: parameters and buffers."""
 
@@ -91,7 +93,8 @@ class _Seen:
 
 def forward(network: nn.Module, state: State, call: Call) -> object:
     """What the network returns on the batch when its tensors are those of `state`."""
-    return called(network, state, call.arguments, call.keywords)
+    with SinglePositions():
+        return called(network, state, call.arguments, call.keywords)
 
 
 def called(module: nn.Module, state: State, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> object:

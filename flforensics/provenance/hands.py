@@ -6,8 +6,11 @@ nothing else, so that sums over a portion are the same on every machine.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import TracebackType
 from typing import TypeVar
+
+import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,30 +19,47 @@ HANDS = 2
 
 
 class Hands:
-    """To be used in a `with` statement, at whose end the threads do."""
+    """To be used in a `with` statement, at whose end the threads do.
+
+    torch divides what a thread does among others of its own. The steps of a hand are too short for that, and hands
+    do without.
+    """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1 + HANDS)  # one waits for the others
+        self._ahead, self._hands = ThreadPoolExecutor(1), ThreadPoolExecutor(HANDS)
 
     def __enter__(self) -> "Hands":
+        threads, ready = torch.get_num_threads(), Barrier(1 + HANDS)
+        for _ in range(HANDS):
+            self._hands.submit(_alone, ready)
+        ready.wait()
+        torch.set_num_threads(threads)  # the last number that a thread asks for is also that of all new threads
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown()
+        self._ahead.shutdown()
+        self._hands.shutdown()
 
     def ahead(self, items: Iterator[Item]) -> Iterator[Item]:
         """The items, each made on another thread while the one before it is used."""
-        coming = self._pool.submit(next, items, None)
+        coming = self._ahead.submit(next, items, None)
         while (item := coming.result()) is not None:
-            coming = self._pool.submit(next, items, None)
+            coming = self._ahead.submit(next, items, None)
             yield item
 
     def share(self, work: Callable[[int, slice], Result], lines: slice) -> list[Result]:
         """What `work` gives for every hand and its portion of the lines, in their order."""
         portions = _portions(lines)
-        return list(self._pool.map(work, range(len(portions)), portions))
+        return list(self._hands.map(work, range(len(portions)), portions))
+
+
+def _alone(ready: Barrier) -> None:
+    """Torch keeps a number for each thread, from the first time on that it needs one there."""
+    torch.set_num_threads(1)
+    torch.get_num_threads()
+    ready.wait()
 
 
 def _portions(lines: slice) -> Sequence[slice]:

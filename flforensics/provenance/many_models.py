@@ -2,8 +2,9 @@
 
 Any layer can be run so by `torch.func.vmap`. Hugging Face's BertLayer, which TraceFL observes as a whole, is
 written out too: a few large matrix products for several clients at a time, and only for the positions that have a
-gradient. In the last layer of a classifier that is the first position alone, and most of the work falls away. What
-is written out is compared with the layer itself, for one client and input, before it is used.
+gradient. In the last layer of a classifier that is the first position alone, and in every layer the padding behind
+a short text has none: most of the work falls away. What is written out is compared with the layer itself, for one
+client and input, before it is used.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -40,12 +41,14 @@ def run_by_itself(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tenso
 
 def written_out(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tensor) -> Tensor:
     """`Products` of a BertLayer."""
-    positions = gradient.flatten(2).abs().amax((0, 2)).nonzero().flatten()
-    asked = gradient.index_select(1, positions).flatten(1)
+    reached = gradient.flatten(2).any(2)
     found = gradient.new_zeros(len(x), len(next(iter(weights.values()))))
-    for rows, lines in _blocks(weights, x) if len(positions) else ():
-        outputs = _bert_layer(_Own(layer, weights, lines), x[rows], positions)
-        found[rows, lines] = torch.einsum("knf,nf->nk", outputs.flatten(2), asked[rows])
+    for rows, lines in _blocks(weights, x):
+        asked = _Asked(reached[rows])
+        if asked.count:
+            outputs = _bert_layer(_Own(layer, weights, lines), x[rows], asked)
+            met = torch.einsum("kmf,mf->mk", outputs, asked.of(gradient[rows]))
+            found[rows, lines] = found[rows, lines].index_add(0, asked.inputs, met)
     return found
 
 
@@ -66,8 +69,8 @@ def written_out_is_right(layer: nn.Module, weights: Weights, x: Tensor) -> bool:
     kind = type(layer)
     if f"{kind.__module__}.{kind.__qualname__}" != _BERT_LAYER or layer.is_decoder:
         return False
-    positions = torch.arange(x.shape[1], device=x.device)
-    found = _bert_layer(_Own(layer, weights, slice(0, 1)), x[:1], positions)[0]
+    everything = _Asked(torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device))
+    found = _bert_layer(_Own(layer, weights, slice(0, 1)), x[:1], everything)
     truth = _output(layer, {name: tensor[0] for name, tensor in weights.items()}, x[:1])
     return bool((found - truth).abs().max() <= _ALIKE[x.dtype] * truth.abs().max())
 
@@ -81,6 +84,35 @@ def _blocks(weights: Weights, x: Tensor) -> Iterator[tuple[slice, slice]]:
     for start in range(0, inputs, rows):
         for first in range(0, clients, lines):
             yield slice(start, min(start + rows, inputs)), slice(first, min(first + lines, clients))
+
+
+class _Asked:
+    """The positions whose output is wanted, from a mask [n, P] of those: m of them, input by input."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self._mask = mask
+        self.inputs, _ = mask.nonzero(as_tuple=True)
+        counts = mask.sum(1)
+        self.count = len(self.inputs)
+        self._places = torch.arange(int(counts.max()), device=mask.device) < counts[:, None]
+        self._alike = self.count == self._places.numel()
+
+    def of(self, x: Tensor) -> Tensor:
+        """Theirs of x [n, P, features], [m, features]."""
+        return x[self._mask]
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """[k, m, features] as [k, n, the most of an input, features], with zeros where an input has fewer."""
+        shape = (len(rows), *self._places.shape, rows.shape[2])
+        if self._alike:
+            return rows.view(shape)
+        found = rows.new_zeros(shape)
+        found[:, self._places] = rows
+        return found
+
+    def gathered(self, spread: Tensor) -> Tensor:
+        """The reverse of `spread`."""
+        return spread.flatten(1, 2) if self._alike else spread[:, self._places]
 
 
 @dataclass(frozen=True)
@@ -113,24 +145,20 @@ class _Own:
         return torch.addcmul(bias, normalised, weight, out=normalised)
 
 
-def _bert_layer(own: _Own, x: Tensor, positions: Tensor) -> Tensor:
-    """Self-attention and feed-forward, each added to what went in and normalised: [k, n, positions, features]."""
-    asked = x.index_select(1, positions)
-    shape = (own.clients, len(x), len(positions), -1)
+def _bert_layer(own: _Own, x: Tensor, asked: _Asked) -> Tensor:
+    """Self-attention and feed-forward, each added to what went in and normalised: [k, m, features]."""
     seen = own.linear("attention.output.dense", _attention(own, x, asked))
-    attended = own.norm("attention.output.LayerNorm", seen.add_(asked.flatten(0, 1)))
+    attended = own.norm("attention.output.LayerNorm", seen.add_(asked.of(x)))
     active = own.layer.intermediate.intermediate_act_fn(own.linear("intermediate.dense", attended))  # type: ignore[operator, union-attr]
-    return own.norm("output.LayerNorm", own.linear("output.dense", active).add_(attended)).view(shape)
+    return own.norm("output.LayerNorm", own.linear("output.dense", active).add_(attended))
 
 
-def _attention(own: _Own, x: Tensor, asked: Tensor) -> Tensor:
-    """What the `asked` positions see of x [n, P, features], head by head; [k, n · asked, features]."""
+def _attention(own: _Own, x: Tensor, asked: _Asked) -> Tensor:
+    """What the asked positions see of x [n, P, features], head by head; [k, m, features]."""
     heads = int(own.layer.attention.self.num_attention_heads)  # type: ignore[arg-type, union-attr]
-    query, key, value = (
-        own.linear(f"attention.self.{name}", given.flatten(0, 1))
-        .view(own.clients * len(x), given.shape[1], heads, -1)
-        .transpose(1, 2)
-        for name, given in (("query", asked), ("key", x), ("value", x))
-    )
-    seen = F.scaled_dot_product_attention(query, key, value)
-    return seen.transpose(1, 2).reshape(own.clients, len(x) * asked.shape[1], -1)
+    seen = [own.linear(f"attention.self.{name}", x.flatten(0, 1)) for name in ("key", "value")]
+    asking = asked.spread(own.linear("attention.self.query", asked.of(x)))
+    shape = (own.clients * len(x), -1, heads, asking.shape[-1] // heads)
+    query, key, value = (one.view(shape).transpose(1, 2) for one in (asking, *seen))
+    found = F.scaled_dot_product_attention(query, key, value)
+    return asked.gathered(found.transpose(1, 2).reshape(asking.shape))

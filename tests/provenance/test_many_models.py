@@ -37,7 +37,7 @@ def with_tanh() -> nn.Module:
 
 
 def inputs_of(module: nn.Module) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Three clients' weights, inputs, and a gradient at two positions only."""
+    """Three clients' weights, inputs, and a gradient at two positions of most inputs, at one, or none."""
     weights = {
         name: torch.stack([tensor + 0.3 * torch.randn_like(tensor) for _ in range(CLIENTS)])
         for name, tensor in module.state_dict().items()
@@ -46,6 +46,7 @@ def inputs_of(module: nn.Module) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     gradient = torch.zeros_like(x)
     gradient[:, [0, 3]] = torch.randn(INPUTS, 2, WIDTH, dtype=torch.float64)
     gradient[2] = 0
+    gradient[3, 0] = 0
     return weights, x, gradient
 
 

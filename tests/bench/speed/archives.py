@@ -42,7 +42,11 @@ def inputs_of(case: Case) -> Call:
     if subject.vocabulary is None:
         return Call((torch.randn(case.inputs, *subject.shape, generator=generator),))
     tokens = torch.randint(1, subject.vocabulary, (case.inputs, *subject.shape), generator=generator)
-    return Call((), {"input_ids": tokens})
+    if not subject.lengths:
+        return Call((), {"input_ids": tokens})
+    lengths = torch.tensor([subject.lengths[n % len(subject.lengths)] for n in range(case.inputs)])
+    mask = (torch.arange(subject.shape[0]) < lengths[:, None]).long()
+    return Call((), {"input_ids": tokens * mask, "attention_mask": mask})
 
 
 def _toml(value: object) -> str:

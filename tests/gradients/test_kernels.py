@@ -1,0 +1,91 @@
+"""Convolutions to a single position: the same values and gradients as torch's, and nothing else is touched."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flforensics.gradients.kernels import SinglePositions, single_position
+
+CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+
+
+def shapes(axes: int) -> list[tuple[int, int, int, int, int]]:
+    """Map, taps, stride, padding and dilation with at least one position, alike along every axis."""
+    found = []
+    for size, taps, stride, padding, dilation in product((1, 2, 3, 4), (1, 2, 3), (1, 2, 4), (0, 1, 2), (1, 2)):
+        if axes < 3 and size + 2 * padding >= dilation * (taps - 1) + 1:
+            found.append((size, taps, stride, padding, dilation))
+    return found or [(1, 3, 1, 1, 1), (2, 3, 2, 1, 1), (3, 2, 2, 1, 2)]
+
+
+def both(axes: int, arguments: tuple[object, ...], x: Tensor, weight: Tensor) -> list[tuple[Tensor, ...]]:
+    """Output and input gradient by torch, and with matrix products."""
+    found = []
+    for active in (False, True):
+        leaf = x.clone().requires_grad_()
+        bias = torch.arange(len(weight), dtype=torch.float64)
+        if active:
+            with SinglePositions():
+                output = CONVOLUTIONS[axes - 1](leaf, weight, bias, *arguments)
+        else:
+            output = CONVOLUTIONS[axes - 1](leaf, weight, bias, *arguments)
+        weights = torch.linspace(1, 2, output.numel(), dtype=torch.float64).view(output.shape)
+        found.append((output, *torch.autograd.grad((output * weights).sum(), leaf)))
+    return found
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_values_and_gradients_are_the_convolutions(axes: int) -> None:
+    torch.manual_seed(0)
+    single = 0
+    for size, taps, stride, padding, dilation in shapes(axes):
+        x = torch.randn(3, 4, *[size] * axes, dtype=torch.float64)
+        weight = torch.randn(5, 4, *[taps] * axes, dtype=torch.float64)
+        truth, found = both(axes, (stride, padding, dilation, 1), x, weight)
+        for one, other in zip(truth, found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        positions = (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
+        taken = single_position(x, weight, None, stride, padding, dilation, 1) is not None
+        assert taken <= (positions == 1)
+        single += taken
+    assert single
+
+
+def test_axes_may_differ() -> None:
+    x, weight = torch.randn(2, 3, 1, 4, dtype=torch.float64), torch.randn(5, 3, 3, 2, dtype=torch.float64)
+    arguments = ((1, 3), (1, 0), (1, 2), 1)
+    truth, found = both(2, arguments, x, weight)
+    assert single_position(x, weight, None, *arguments) is not None
+    for one, other in zip(truth, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(4, 4, 3, padding=1, groups=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 2, padding="valid", dilation=1),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+    ],
+)
+def test_what_else_a_convolution_can_be_is_left_as_it_is(module: nn.Module) -> None:
+    x = torch.randn(3, 4, 2, 2)
+    truth = module(x)
+    with SinglePositions():
+        torch.testing.assert_close(module(x), truth)
+
+
+def test_a_sample_without_a_batch_is_left_as_it_is() -> None:
+    x, weight = torch.randn(4, 1, 1), torch.randn(5, 4, 3, 3)
+    truth = torch.conv2d(x, weight, padding=1)
+    with SinglePositions():
+        torch.testing.assert_close(torch.conv2d(x, weight, padding=1), truth)
+        torch.testing.assert_close(torch.conv2d(x, weight, None, 1, 1), truth)
+
+
+def test_what_does_not_fit_is_torchs_to_refuse() -> None:
+    with SinglePositions(), pytest.raises(RuntimeError, match="channels"):
+        torch.conv2d(torch.randn(1, 3, 1, 1), torch.randn(5, 4, 1, 1))
