@@ -23,7 +23,11 @@ _BERT = {
 
 @pytest.mark.parametrize(
     "case",
-    [Case(CNN, 4, 3, 2), Case(Subject("tiny BERT", _BERT, (5,), 30), 3, 2, 2)],
+    [
+        Case(CNN, 4, 3, 2),
+        Case(Subject("tiny BERT", _BERT, (5,), 30), 3, 2, 2),
+        Case(Subject("tiny BERT with padding", _BERT, (5,), 30, (2, 5, 3)), 3, 3, 2),
+    ],
     ids=lambda c: c.subject.name,
 )
 def test_the_loop_computes_what_tracefl_computes(case: Case, tmp_path: Path) -> None:
