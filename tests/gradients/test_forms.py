@@ -44,6 +44,19 @@ def test_every_way_to_a_product_and_to_a_norm_is_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("piece", [1, 1 << 22])
+def test_products_and_norms_of_one_meeting(name: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flforensics.gradients.forms._WRITTEN", piece)
+    for gradients in found(name).values():
+        dense = gradients.dense().values
+        for lines in (1, 3000):
+            directions = torch.randn(lines, gradients.width, dtype=torch.float64)
+            products, squares = gradients.met(directions)
+            close(products, dense @ directions.T)
+            close(squares, dense.square().sum(1))
+
+
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("size", [0, 7 << 20])
 def test_sums_are_the_sums_of_what_is_written_out(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flforensics.gradients.forms._REUSED", size)
