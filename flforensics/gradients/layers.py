@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flforensics.gradients.forms import Dense, Gradients, Outer
+from flforensics.gradients.kernels import taps_met
 from flforensics.gradients.sparse import Inner, Rows
 from flforensics.gradients.support import Support
 
@@ -154,17 +155,7 @@ def _box(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[slice, ...]:
     if layer.padding_mode != "zeros":
         return tuple(slice(0, taps) for taps in layer.kernel_size)  # type: ignore[union-attr]
     axes = zip(x.shape[2:], g.shape[2:], _padding_before(layer), *_geometry(layer), strict=True)
-    return tuple(_met(*axis) for axis in axes)
-
-
-def _met(size: int, positions: int, before: int, taps: int, stride: int, dilation: int) -> slice:
-    """From the first to the last of the taps that meet an input somewhere."""
-    met = [
-        tap
-        for tap in range(taps)
-        if any(0 <= position * stride + tap * dilation - before < size for position in range(positions))
-    ]
-    return slice(met[0], met[-1] + 1) if met else slice(0, taps)
+    return tuple(taps_met(*axis) for axis in axes)
 
 
 def _unfolded(layer: nn.Module, box: tuple[slice, ...], g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
