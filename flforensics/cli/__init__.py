@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from flforensics import __version__
+from flforensics.cli.memory import keep_freed
 from flforensics.errors import EvidenceError, FLForensicsError, ProcessError, UsageError
 from flforensics.report.words import shown
 
@@ -59,6 +60,7 @@ def group() -> None:
     Works on saved checkpoints alone, from any framework; an archive.toml describes them. Nothing in an archive
     is ever executed, and nothing is fetched.
     """
+    keep_freed()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from typing import Generic
 import torch
 
 from flforensics.archive.declared import Archive
+from flforensics.cli.memory import keep_freed
 from flforensics.results import Progress
 from flforensics.scheduling import InProcess, Result, Scheduler, Task, Work
 from flforensics.scheduling.processes import Processes
@@ -49,6 +50,7 @@ def answers(
 def _witnessed(
     archive: Archive, work: Work[Task, Result], threads: int, task: Task, progress: Progress
 ) -> _Witnessed[Result]:
+    keep_freed()
     torch.set_num_threads(threads)
     with archive.hashing():
         result = work(task, progress)

@@ -16,6 +16,7 @@ Numbers that are written out are used up in pieces that stay in the cache.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 
 import torch
@@ -34,14 +35,17 @@ PIECE = 1 << 20
 
 _REUSED = 1 << 23  # values of a copy: malloc fetches one of more than 32 MB from the system each time
 _FETCHED = 500  # operations in the time in which the system provides memory for a value
-_WRITTEN = 1 << 22  # values of a gradient that are written out at a time: each time the calls are read again
+_WRITTEN = 1 << 23  # values of a gradient that are written out at a time: each time the calls are read again
 
 Factors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From what is kept of a call for either side to l [n, G, O, P] and r [n, G, I, P], for G groups."""
+"""From what is kept of c calls for either side, [n, c, ...], to l [n, G, O, P] and r [n, G, I, P], for G groups.
+
+P are the positions of all c calls.
+"""
 
 
 def _as_they_are(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    return left, right
+    return left.movedim(1, -2).flatten(-2), right.movedim(1, -2).flatten(-2)
 
 
 class Gradients(ABC):
@@ -282,36 +286,48 @@ class Outer(Gradients):
         return max(1, _WRITTEN // (self.count * columns)) if groups == 1 else rows
 
     def _pieces(self) -> Iterator[tuple[slice, Tensor]]:
-        """The gradient by columns of [n, V]: some rows of the one matrix, or some whole groups."""
+        """The gradient by columns of [n, V]: some rows of the one matrix, or some whole groups.
+
+        A piece is overwritten by the next: providing memory for each would take as long as the products.
+        """
         factors = list(self._factors())
         groups, rows, columns = self.shape
         along, size = (2, columns) if groups == 1 else (1, rows * columns)
-        step = self._rows if groups == 1 else max(1, _WRITTEN // (self.count * size))
         whole = rows if groups == 1 else groups
+        step = min(whole, self._rows if groups == 1 else max(1, _WRITTEN // (self.count * size)))
+        memory = factors[0][0].new_empty(self.count * step * size)
         for start in range(0, whole, step):
-            (left, right), *others = [_some(pair, along, start, min(step, whole - start)) for pair in factors]
-            part = left @ right.mT
+            some = [_some(pair, along, start, min(step, whole - start)) for pair in factors]
+            (left, right), *others = [(left.flatten(0, 1), right.flatten(0, 1).mT) for left, right in some]
+            part = memory[: len(left) * left.shape[1] * columns].view(len(left), -1, columns)
+            torch.bmm(left, right, out=part)
             for left, right in others:
-                part.flatten(0, 1).baddbmm_(left.flatten(0, 1), right.flatten(0, 1).mT)
-            part = part.flatten(1)
-            yield slice(start * size, start * size + part.shape[1]), part
+                part.baddbmm_(left, right)
+            values = part.view(self.count, -1)
+            yield slice(start * size, start * size + values.shape[1]), values
 
     def _factors(self) -> Iterator[tuple[Tensor, Tensor]]:
         """l [n, G, O, P] and r [n, G, I, P] of one call after the other, of which only one need be in memory.
 
         Where all are small, their positions come side by side.
         """
-        each = (self.factors(*call) for call in self.calls)
         if self.count * self._side <= _REUSED:
-            yield _side_by_side(list(each))
+            alike = groupby(self.calls, key=lambda call: (call[0].shape, call[1].shape))
+            yield _side_by_side([self.factors(*_stacked(list(calls))) for _, calls in alike])
         else:
-            yield from each
+            yield from (self.factors(*_stacked([call])) for call in self.calls)
 
 
 def _add_products(matrices: Tensor, factors: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Add Σ_p l_p ⊗ r_p to `matrices` [nG, O, I] in place."""
     for left, right in factors:
         matrices.baddbmm_(left.flatten(0, 1), right.flatten(0, 1).mT)
+
+
+def _stacked(calls: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """What is kept of calls that are alike, [n, c, ...] for either side."""
+    left, right = (torch.stack(side, 1) if len(side) > 1 else side[0][:, None] for side in zip(*calls, strict=True))
+    return left, right
 
 
 def _side_by_side(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -143,8 +143,8 @@ def rule_of(layer: nn.Module) -> Rule | None:
 
 
 def _features(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """[n, P, features] of both, as the one group of a matrix."""
-    return left.mT.unsqueeze(1), right.mT.unsqueeze(1)
+    """[n, c, P, features] of both, as the one group of a matrix."""
+    return left.flatten(1, 2).mT.unsqueeze(1), right.flatten(1, 2).mT.unsqueeze(1)
 
 
 def _box(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[slice, ...]:
@@ -159,24 +159,26 @@ def _box(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[slice, ...]:
 
 
 def _unfolded(layer: nn.Module, box: tuple[slice, ...], g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What the taps of the box saw of the input at each output position, group by group.
+    """What the taps of the box saw of the inputs [n, c, C, *map] at each output position, group by group.
 
     Copied in the order that has the longer runs: position by position, or tap by tap.
     """
-    x, samples, groups = _padded(layer, x), len(x), int(layer.groups)  # type: ignore[arg-type]
+    (samples, calls), groups, places = x.shape[:2], int(layer.groups), g.shape[3:]  # type: ignore[arg-type]
+    x = _padded(layer, x.flatten(0, 1)).unflatten(0, (samples, calls))
     _, stride, dilation = _geometry(layer)
-    along, places = x.stride()[2:], g.shape[2:]
-    axes = list(zip(along, box, stride, dilation, strict=True))
+    axes = list(zip(x.stride()[3:], box, stride, dilation, strict=True))
     taps, between = tuple(side.stop - side.start for side in box), tuple(one * apart for one, _, _, apart in axes)
     steps = tuple(one * step for one, _, step, _ in axes)
     begin = x.storage_offset() + sum(one * side.start * apart for one, side, _, apart in axes)
-    sizes, strides, positions = x.shape[:2], x.stride()[:2], prod(places)
-    g = g.reshape(samples, groups, -1, positions)
+    (_, _, channels), (by_sample, by_call, by_channel) = x.shape[:3], x.stride()[:3]
+    positions = calls * prod(places)
+    g = g.transpose(1, 2).reshape(samples, groups, -1, positions)
     if places[-1] >= taps[-1]:
-        windows = x.as_strided((*sizes, *taps, *places), (*strides, *between, *steps), begin)
+        sizes, strides = (channels, *taps, calls, *places), (by_channel, *between, by_call, *steps)
+        windows = x.as_strided((samples, *sizes), (by_sample, *strides), begin)
         return g, windows.reshape(samples, groups, -1, positions)
-    size, channels = (sizes[0], *places, sizes[1], *taps), (strides[0], *steps, strides[1], *between)
-    windows = x.as_strided(size, channels, begin)
+    sizes, strides = (calls, *places, channels, *taps), (by_call, *steps, by_channel, *between)
+    windows = x.as_strided((samples, *sizes), (by_sample, *strides), begin)
     return g, windows.reshape(samples, positions, groups, -1).permute(0, 2, 3, 1)
 
 

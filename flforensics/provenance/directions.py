@@ -28,6 +28,7 @@ Supports = Mapping[str, Support]
 """What is asked of some tensors, by name."""
 
 _LARGEST_BLOCK = 1 << 27  # bytes
+_OTHERS = 2  # lines that are no client's: the server's and the unexplained one
 _SMALL = 1 << 24  # bytes of small tensors that are read together: of a small model the rest is read meanwhile
 
 
@@ -111,7 +112,7 @@ class Walks(ABC):
     def _staged(self, group: Supports) -> int:
         """The values of the group's largest block."""
         first = self._some(group)[0]
-        size: int = (first.stop - first.start) * _width(group)
+        size: int = (first.stop - first.start + _OTHERS) * _width(group)
         return size
 
     def _ones(self, count: int) -> Tensor:
@@ -124,7 +125,7 @@ class Directions(Walks):
     @property
     def lines(self) -> int:
         """K + 2."""
-        return len(self.case.clients) + 2
+        return len(self.case.clients) + _OTHERS
 
     @cached_property
     def _squares(self) -> dict[tuple[str, ...], Tensor]:
@@ -132,7 +133,11 @@ class Directions(Walks):
         return {}
 
     def blocks(self, group: Supports, staging: Staging, hands: Hands) -> Iterator[list[Block]]:
-        """Updates and their factors, client by client; where a share needs all the clients, all in one block."""
+        """Updates and their factors, client by client; where a share needs all the clients, all in one block.
+
+        The last block also has the server's line, which is 0 where updates are scaled, and the unexplained one:
+        gradients that are written out for the clients are not written out again for them.
+        """
         read = self.case.scene.several(list(group))
         for factors, alike in groupby(read, key=lambda terms: self.case.rule.factors(terms, self.case.scene)):
             if factors is None:
@@ -153,18 +158,20 @@ class Directions(Walks):
         updates, widths = Updates(tensors, factors, settings, joined(supports)), [one.width for one in supports]
         some = self._some({terms.name: support for terms, support in group})
         for lines in some:
-            rows = staging.take(lines.stop - lines.start, sum(widths))
+            last, length = lines.stop == count, lines.stop - lines.start
+            rows = staging.take(length + last * _OTHERS, sum(widths))
             updates.fill(lines, rows, hands)
-            scale = torch.tensor(factors[lines], dtype=settings.dtype, device=settings.device)
-            read = [(lines, torch.split(staging.sent(rows), widths, 1), scale)]
-            if lines.stop == count:
-                rest = updates.rest.to(settings.device, settings.dtype)[None]
-                read.append((slice(count + 1, count + 2), torch.split(rest, widths, 1), self._ones(1)))
+            scale = torch.ones(len(rows), dtype=settings.dtype)
+            scale[:length] = torch.tensor(factors[lines], dtype=settings.dtype)
+            if last:
+                rows[length:] = 0
+                rows[-1] = updates.rest
                 self._note(tuple(terms.name for terms in tensors), updates.squares)
+            values = torch.split(staging.sent(rows), widths, 1)
+            where, scales = slice(lines.start, lines.start + len(rows)), scale.to(settings.device)
             yield [
-                Block(terms.name, where, values[place], scales, len(some) + 1, support)
-                for place, (terms, support) in enumerate(group)
-                for where, values, scales in read
+                Block(terms.name, where, part, scales, len(some), support)
+                for part, (terms, support) in zip(values, group, strict=True)
             ]
 
     def _note(self, names: tuple[str, ...], squares: Sequence[float]) -> None:

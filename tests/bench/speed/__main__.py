@@ -9,6 +9,7 @@ from typing import Any
 import click
 import torch
 
+from flforensics.cli.memory import keep_freed
 from tests.bench.speed.archives import write_case
 from tests.bench.speed.cases import SCALES, Case
 from tests.bench.speed.comparison import Measurement, compared, machine, measure_peak
@@ -24,7 +25,8 @@ _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="
 
 @click.group()
 def main() -> None:
-    """Our methods beside the paper's loop."""
+    """Our methods beside the paper's loop, all with memory as the command line has it."""
+    keep_freed()
 
 
 @main.command()
