@@ -53,20 +53,19 @@ class EvidenceFile:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the contiguous `buffer` from `offset`. Raises EvidenceError (TRUNCATED, CHANGED, UNREADABLE)."""
-        for _ in self.pieces(offset, [buffer]):
+        for _ in self.pieces([(offset, buffer)]):
             pass
 
-    def pieces(self, offset: int, buffers: Iterable[memoryview]) -> Iterator[memoryview]:
-        """Fill contiguous buffers, one after the other from `offset` on; each is handed out when it is full.
+    def pieces(self, places: Iterable[tuple[int, memoryview]]) -> Iterator[memoryview]:
+        """Fill contiguous buffers, each from its offset on, one after the other; each is handed out when full.
 
         That the file is still the same is known when the last one was. Raises EvidenceError as `read_into`.
         """
         descriptor = self._open()
         try:
-            for buffer in buffers:
+            for offset, buffer in places:
                 self._holds(offset, buffer.nbytes)
                 self._fill(descriptor, offset, buffer)
-                offset += buffer.nbytes
                 yield buffer
             self._require_unchanged(descriptor)
         finally:

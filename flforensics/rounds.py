@@ -5,9 +5,9 @@ dict of tensors is a checkpoint too. Nothing here knows files, formats or arithm
 show, nothing more.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import TYPE_CHECKING, Literal
 
 from flforensics.errors import EvidenceError
@@ -58,13 +58,12 @@ class StoredModel:
         yield from (whole[place] for place in places)
 
     def several(self, shapes: Mapping[str, tuple[int, ...]]) -> "list[Tensor]":
-        """These tensors, read together where the checkpoint can. Raises as `read` does."""
-        together = getattr(self.tensors, "several", None)
-        if together is not None and all(name in self.tensors for name in shapes):
-            found: list[Tensor] = together(list(shapes))
-            if all(tuple(one.shape) == shape for one, shape in zip(found, shapes.values(), strict=True)):
-                return found
-        return [self.read(name, like=shape) for name, shape in shapes.items()]
+        """These tensors, each flattened, read together where the checkpoint can. Raises as `read` does."""
+        together, known = getattr(self.tensors, "several", None), getattr(self.tensors, "shapes", {})
+        if together is not None and all(known.get(name) == shape for name, shape in shapes.items()):
+            found: list[Tensor] = together(shapes)
+            return found
+        return [self.read(name, like=shape).flatten() for name, shape in shapes.items()]
 
 
 @dataclass(frozen=True)
@@ -117,19 +116,37 @@ class _Client:
     name: str
     shape: tuple[int, ...]
     negative: bool
-    together: "Callable[[int, str], Tensor] | None" = None
 
     def __call__(self, index: int) -> "Tensor":
-        if self.together is not None:
-            stored = self.together(index, self.name)
-        else:
-            stored = self.models[index].read(self.name, like=self.shape)
+        stored = self.models[index].read(self.name, like=self.shape)
         return -stored if self.negative else stored
 
     def pieces(self, index: int, places: Sequence[slice]) -> "Iterator[Tensor]":
         """The same in pieces."""
         for piece in self.models[index].pieces(self.name, places, like=self.shape):
             yield -piece if self.negative else piece
+
+    def beside(self, other: object) -> bool:
+        """Whether the other is a tensor of the same files, too."""
+        if not isinstance(other, _Client) or len(other.models) != len(self.models):
+            return False
+        return self.negative == other.negative and all(map(is_, self.models, other.models))
+
+
+def together(tensors: Sequence[RoundTensor]) -> "Callable[[int], list[Tensor]]":
+    """Reads client k's values in several tensors of a round, each flattened; at once where its file allows."""
+    clients = [terms.client for terms in tensors]
+    first = clients[0]
+    if not isinstance(first, _Client) or not all(map(first.beside, clients)):
+        return lambda index: [terms.client(index).flatten() for terms in tensors]
+    models, negative = first.models, first.negative
+    shapes = {terms.name: tuple(terms.fused.shape) for terms in tensors}
+
+    def read(index: int) -> "list[Tensor]":
+        stored = models[index].several(shapes)
+        return [-one for one in stored] if negative else stored
+
+    return read
 
 
 @dataclass(frozen=True)
@@ -150,37 +167,11 @@ class Round:
 
         Raises EvidenceError (KEY, SHAPE) naming the file that differs.
         """
-        return self._terms(name, clients, None)
-
-    def several(self, names: Sequence[str], clients: Sequence[ClientModel]) -> "tuple[RoundTensor, ...]":
-        """Some tensors as `tensor` gives each; all of one client's are read when the first of them is asked for.
-
-        Each is kept until it is asked for, or another client is: for threads that go client by client.
-        """
-        models = [client.model for client in clients if client.model is not None]
-        shapes: dict[str, tuple[int, ...]] = {}
-        kept = threading.local()
-
-        def together(index: int, name: str) -> "Tensor":
-            latest: dict[tuple[int, str], Tensor] = kept.__dict__.setdefault("latest", {})
-            if (index, name) not in latest:
-                latest.clear()
-                found = models[index].several(shapes)
-                latest.update(zip(((index, one) for one in names), found, strict=True))
-            return latest.pop((index, name))
-
-        tensors = tuple(self._terms(name, clients, together if len(names) > 1 else None) for name in names)
-        shapes |= {one.name: tuple(one.fused.shape) for one in tensors}
-        return tensors
-
-    def _terms(
-        self, name: str, clients: Sequence[ClientModel], together: "Callable[[int, str], Tensor] | None"
-    ) -> "RoundTensor":
         fused = self.fused.read(name)
         shape = tuple(fused.shape)
         previous = None if self.previous is None else self.previous.read(name, like=shape)
         models = [client.model for client in clients if client.model is not None]
-        client = _Client(models, name, shape, self.values == "negative-delta", together)
+        client = _Client(models, name, shape, self.values == "negative-delta")
         return RoundTensor(name, previous, fused, len(models), client, self.values != "full")
 
 

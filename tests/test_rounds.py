@@ -1,8 +1,7 @@
 """Tensors of a round, one or several at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flforensics.errors import EvidenceError
-from flforensics.rounds import ClientModel, Round, StoredModel
+from flforensics.rounds import ClientModel, Round, RoundTensor, StoredModel, together
 
 SHAPES = {"a": (2, 3), "b": (4,), "c": ()}
 
@@ -22,9 +21,13 @@ class Counting(dict[str, Tensor]):
         super().__init__(tensors)
         self.times = 0
 
-    def several(self, names: list[str]) -> list[Tensor]:
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.items()}
+
+    def several(self, names: Iterable[str]) -> list[Tensor]:
         self.times += 1
-        return [self[name].clone() for name in names]
+        return [self[name].clone().flatten() for name in names]
 
 
 def state(seed: int) -> dict[str, Tensor]:
@@ -37,20 +40,22 @@ def made(values: Any = "full", checkpoint: Any = dict) -> Round:
     return Round(4, StoredModel(state(10), "previous"), clients, StoredModel(state(11), "fused"), values)
 
 
+def tensors_of(round_: Round, names: Iterable[str] = SHAPES) -> list[RoundTensor]:
+    return [round_.tensor(name, round_.clients) for name in names]
+
+
+def times(round_: Round) -> list[int]:
+    """How often each client's checkpoint was asked for several tensors."""
+    return [client.model.tensors.times for client in round_.clients if client.model]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("checkpoint", [dict, Counting])
 @pytest.mark.parametrize("values", ["full", "delta", "negative-delta"])
 def test_several_tensors_are_what_each_is_alone(values: str, checkpoint: Any) -> None:
-    round_ = made(values, checkpoint)
-    together = round_.several(["c", "a"], round_.clients)
-    assert [terms.name for terms in together] == ["c", "a"]
-    for (terms, k), again in product(product(together, range(3)), range(2)):
-        alone = round_.tensor(terms.name, round_.clients)
-        assert torch.equal(terms.client(k), alone.client(k)), again
-        assert torch.equal(terms.fused, alone.fused)
-        assert alone.previous is not None
-        assert terms.previous is not None
-        assert torch.equal(terms.previous, alone.previous)
-        assert (terms.count, terms.relative) == (alone.count, alone.relative)
+    tensors = tensors_of(made(values, checkpoint), ["c", "a"])
+    read = together(tensors)
+    for k in range(3):
+        assert [one.tolist() for one in read(k)] == [terms.client(k).flatten().tolist() for terms in tensors]
 
 
 @pytest.mark.parametrize("values", ["full", "delta", "negative-delta"])
@@ -77,20 +82,29 @@ def test_a_shape_is_wrong_in_pieces_too() -> None:
         list(terms.pieces(2, [slice(0, 6)]))
 
 
-def test_who_goes_client_by_client_reads_each_once() -> None:
+def test_tensors_of_a_client_are_read_at_once() -> None:
     round_ = made(checkpoint=Counting)
-    together = round_.several(list(SHAPES), round_.clients)
-    for k, terms in product(range(3), together):
-        terms.client(k)
-    assert [client.model.tensors.times for client in round_.clients if client.model] == [1, 1, 1]  # type: ignore[attr-defined]
+    read = together(tensors_of(round_))
+    for k in range(2):
+        read(k)
+    assert times(round_) == [1, 1, 0]
 
 
-def test_tensors_of_one_client_are_kept_at_a_time() -> None:
-    round_ = made(checkpoint=Counting)
-    first, second, _ = round_.several(list(SHAPES), round_.clients)
-    for terms, k in ((first, 0), (first, 1), (second, 0)):
-        terms.client(k)
-    assert [client.model.tensors.times for client in round_.clients if client.model] == [2, 1, 0]  # type: ignore[attr-defined]
+@pytest.mark.parametrize("other", ["mirrored", "fewer", "others", "computed"])
+def test_tensors_of_other_clients_are_read_apart(other: str) -> None:
+    round_, another = made(checkpoint=Counting), made("negative-delta", Counting)
+    a, ours = tensors_of(round_, ["a", "b"])
+    b = {
+        "mirrored": lambda: another.tensor("b", round_.clients),
+        "fewer": lambda: round_.tensor("b", round_.clients[:2]),
+        "others": lambda: round_.tensor("b", another.clients),
+        "computed": lambda: replace(ours, client=lambda k: 2 * ours.client(k)),
+    }[other]()
+    assert [one.tolist() for one in together([a, b])(1)] == [
+        a.client(1).flatten().tolist(),
+        b.client(1).flatten().tolist(),
+    ]
+    assert times(round_) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("checkpoint", [dict, Counting])
@@ -104,9 +118,9 @@ def test_what_is_wrong_with_one_of_them_is_said(damage: str, checkpoint: Any) ->
         del changed["b"]
     else:
         changed["b"] = torch.zeros(5)
-    together = round_.several(["a", "b"], round_.clients)
-    together[0].client(0)
+    read = together(tensors_of(round_, ["a", "b"]))
+    read(0)
     with pytest.raises(EvidenceError, match=r"file 1.*'b'") as caught:
-        together[0].client(1)
+        read(1)
     assert caught.value.reason == {"missing": "KEY", "misshapen": "SHAPE"}[damage]
     assert caught.value.file == "file 1"

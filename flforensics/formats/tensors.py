@@ -4,9 +4,9 @@ A reader hands over, for every tensor, its type, its shape and how to load it. N
 file that shrinks kills the process, and a shared page would let a loaded tensor change under its reader.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import groupby
 from types import MappingProxyType
 
 import torch
@@ -55,20 +55,21 @@ class StoredCheckpoint(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name].load()
 
-    def several(self, names: Sequence[str]) -> list[Tensor]:
-        """These tensors, as if read one after the other; what lies side by side in a file is read at once.
+    def several(self, names: Iterable[str]) -> list[Tensor]:
+        """These tensors, each flattened; what lies side by side in a file is read at once and shares memory.
 
         Raises as indexing does.
         """
-        placed, found = [], {}
+        found: dict[str, Tensor] = {}
+        placed: list[_Placed] = []
         for name in names:
-            extent = self._tensors[name].extent
-            if extent is None:
-                found[name] = self[name]
+            stored = self._tensors[name]
+            if stored.extent is None:
+                found[name] = stored.load().flatten()
             else:
-                placed.append((name, extent))
-        for run in _runs(placed, self._dtypes):
-            found |= self._read(run)
+                placed.append((stored.extent, name, stored.dtype))
+        for file, runs in groupby(_runs(placed), key=lambda run: run[0][0].file):
+            found |= _read_runs(file, list(runs))
         return [found[name] for name in names]
 
     def pieces(self, name: str, places: Sequence[slice]) -> Iterator[Tensor]:
@@ -86,22 +87,10 @@ class StoredCheckpoint(Mapping[str, Tensor]):
         longest = max((place.stop - place.start for place in places), default=0)
         raw = torch.empty(longest * size, dtype=torch.uint8)
         parts = [raw[: (place.stop - place.start) * size] for place in places]
-        for part, _ in zip(
-            parts, file.pieces(stored.extent.begin, (one.numpy().data for one in parts)), strict=True
-        ):
+        first = stored.extent.begin
+        into = ((first + place.start * size, part.numpy().data) for place, part in zip(places, parts, strict=True))
+        for part, _ in zip(parts, file.pieces(into), strict=True):
             yield typed(file, name, part, stored.dtype)
-
-    def _read(self, run: "Run") -> dict[str, Tensor]:
-        """Tensors without a gap between them, by one reading; they share its memory, each its own part."""
-        (name, first), (_, last) = run[0], run[-1]
-        if len(run) == 1:
-            return {name: self[name]}
-        raw = filled(first.file, name, last.end - first.begin, partial(first.file.read_into, first.begin))
-        found = {}
-        for (name, extent), part in zip(run, torch.split(raw, [one.size for _, one in run]), strict=True):
-            stored = self._tensors[name]
-            found[name] = typed(extent.file, name, part, stored.dtype).view(stored.shape)
-        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -123,27 +112,48 @@ class StoredCheckpoint(Mapping[str, Tensor]):
         return MappingProxyType(self._dtypes)
 
 
-Run = list[tuple[str, Extent]]
+_Placed = tuple[Extent, str, torch.dtype]
 
 
-def _runs(placed: Run, dtypes: Mapping[str, torch.dtype]) -> Iterator[Run]:
-    """Those of one type that follow one another in a file without a gap."""
-    run: Run = []
-    for name, extent in sorted(placed, key=lambda one: (one[1].file.name, one[1].begin)):
+def _runs(placed: list[_Placed]) -> Iterator[list[_Placed]]:
+    """Those of one type that follow one another in a file without a gap; each truth value is looked at alone."""
+    run: list[_Placed] = []
+    for one in sorted(placed, key=lambda one: (one[0].file.name, one[0].begin)):
+        extent, _, dtype = one
         if run:
-            before, last = run[-1]
-            if (last.file, last.end, dtypes[before]) != (extent.file, extent.begin, dtypes[name]):
+            last, _, before = run[-1]
+            if (last.file, last.end, before) != (extent.file, extent.begin, dtype) or dtype is torch.bool:
                 yield run
                 run = []
-        run.append((name, extent))
+        run.append(one)
     if run:
         yield run
 
 
+def _read_runs(file: EvidenceFile, runs: list[list[_Placed]]) -> dict[str, Tensor]:
+    """Tensors of one file, each flattened; those of a run share its memory, each its own part."""
+    spans = [(run[0][0].begin, run[-1][0].end) for run in runs]
+    raws = [_room(file, run[0][1], end - begin) for run, (begin, end) in zip(runs, spans, strict=True)]
+    for _ in file.pieces((begin, raw.numpy().data) for raw, (begin, _) in zip(raws, spans, strict=True)):
+        pass
+    found: dict[str, Tensor] = {}
+    for run, raw in zip(runs, raws, strict=True):
+        dtype = run[0][2]
+        parts = torch.split(typed(file, run[0][1], raw, dtype), [one.size // dtype.itemsize for one, _, _ in run])
+        found.update(zip((name for _, name, _ in run), parts, strict=True))
+    return found
+
+
 def filled(file: EvidenceFile, name: str, size: int, fill: Callable[[memoryview], None]) -> Tensor:
     """`size` bytes that `fill` has written, as a uint8 tensor. Raises EvidenceError (MEMORY, and fill's own)."""
+    raw = _room(file, name, size)
+    fill(raw.numpy().data)
+    return raw
+
+
+def _room(file: EvidenceFile, name: str, size: int) -> Tensor:
     try:
-        raw = torch.empty(size, dtype=torch.uint8)
+        return torch.empty(size, dtype=torch.uint8)
     except RuntimeError:
         raise refused(
             file,
@@ -151,8 +161,6 @@ def filled(file: EvidenceFile, name: str, size: int, fill: Callable[[memoryview]
             reason="MEMORY",
             hint="use a machine with more memory",
         ) from None
-    fill(raw.numpy().data)
-    return raw
 
 
 def typed(file: EvidenceFile, name: str, raw: Tensor, dtype: torch.dtype) -> Tensor:

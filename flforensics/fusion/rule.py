@@ -25,8 +25,6 @@ class Coefficients:
 class Scene:
     """What a rule may use of one round: who took part and how much, and any tensor of it, read when asked.
 
-    `several` tensors can be read at once by who goes client by client.
-
     `positions` are the participants' places in the round, `weights` what is declared for them. `earlier` holds
     the rounds before, oldest first, for rules whose server keeps state. `facts` is what the rule's own survey
     of the whole model found. `extras` are other numbers that the archive states for each participant, by name
@@ -39,7 +37,6 @@ class Scene:
     coefficients: Coefficients
     names: tuple[str, ...]
     read: Callable[[str], RoundTensor]
-    several: Callable[[Sequence[str]], Sequence[RoundTensor]]
     earlier: tuple["Scene", ...] = ()
     facts: object = None
     extras: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -116,7 +113,6 @@ def _scene(rule: Rule, round_: Round) -> Scene:
         coefficients,
         tuple(round_.fused.tensors),
         lambda name: round_.tensor(name, clients),
-        lambda names: round_.several(names, clients),
         extras=_extras(clients),
         complete=len(positions) == len(round_.clients) > 0,
     )

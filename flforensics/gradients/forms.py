@@ -326,7 +326,9 @@ def _add_products(matrices: Tensor, factors: Iterable[tuple[Tensor, Tensor]]) ->
 
 def _stacked(calls: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """What is kept of calls that are alike, [n, c, ...] for either side."""
-    left, right = (torch.stack(side, 1) if len(side) > 1 else side[0][:, None] for side in zip(*calls, strict=True))
+    left, right = (
+        torch.stack(side, 1) if len(side) > 1 else side[0][:, None] for side in zip(*calls, strict=True)
+    )
     return left, right
 
 

@@ -164,7 +164,8 @@ def _unfolded(layer: nn.Module, box: tuple[slice, ...], g: Tensor, x: Tensor) ->
     Copied in the order that has the longer runs: position by position, or tap by tap.
     """
     (samples, calls), groups, places = x.shape[:2], int(layer.groups), g.shape[3:]  # type: ignore[arg-type]
-    x = _padded(layer, x.flatten(0, 1)).unflatten(0, (samples, calls))
+    x = _padded(layer, x.flatten(0, 1))
+    x = x.view(samples, calls, *x.shape[1:])
     _, stride, dilation = _geometry(layer)
     axes = list(zip(x.stride()[3:], box, stride, dilation, strict=True))
     taps, between = tuple(side.stop - side.start for side in box), tuple(one * apart for one, _, _, apart in axes)

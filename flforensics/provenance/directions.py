@@ -138,7 +138,7 @@ class Directions(Walks):
         The last block also has the server's line, which is 0 where updates are scaled, and the unexplained one:
         gradients that are written out for the clients are not written out again for them.
         """
-        read = self.case.scene.several(list(group))
+        read = map(self.case.scene.read, group)
         for factors, alike in groupby(read, key=lambda terms: self.case.rule.factors(terms, self.case.scene)):
             if factors is None:
                 yield from ([self._together(terms.name, group[terms.name])] for terms in alike)
@@ -229,7 +229,7 @@ class Models(Walks):
     def blocks(self, group: Supports, staging: Staging, hands: Hands) -> Iterator[list[Block]]:
         """Models, each with the factor 1."""
         supports, some = list(group.values()), self._some(group)
-        reader = Reader(self.case.scene.several(list(group)), self.case.settings, joined(supports))
+        reader = Reader([self.case.scene.read(name) for name in group], self.case.settings, joined(supports))
         widths = [support.width for support in supports]
         for lines in some:
             rows = staging.take(lines.stop - lines.start, sum(widths))

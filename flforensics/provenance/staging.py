@@ -8,7 +8,7 @@ from torch import Tensor
 from flforensics.gradients import Support
 from flforensics.provenance.case import Settings
 from flforensics.provenance.hands import HANDS, Hands
-from flforensics.rounds import RoundTensor
+from flforensics.rounds import RoundTensor, together
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _PIECE = 1 << 19  # values that are gone through at a time: what lies near the processor, in not too many steps
@@ -56,7 +56,7 @@ class Reader:
 
     def __init__(self, tensors: Sequence[RoundTensor], settings: Settings, support: Support) -> None:
         self._tensors, self._support, self._relative = tensors, support, tensors[0].relative
-        self._pieces = tuple(support.pieces(_PIECE))
+        self._pieces, self._together = tuple(support.pieces(_PIECE)), together(tensors)
         previous = [terms.previous for terms in tensors if terms.previous is not None]
         stored = {one.dtype for one in (*previous, *(terms.fused for terms in tensors))}
         narrow = settings.dtype is torch.float32 and stored.issubset(_NARROW)
@@ -117,7 +117,7 @@ class Reader:
             for piece in self._tensors[0].pieces(client, places):
                 yield piece.to(self._type_of([piece]))
         else:
-            stored = [terms.client(client) for terms in self._tensors]
+            stored = self._together(client)
             flat = side_by_side(stored, self._type_of(stored))
             yield from (flat[place] for place in places)
 
@@ -128,7 +128,7 @@ class Reader:
 
 def side_by_side(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """Tensors flattened, one after the other."""
-    flat = [one.flatten().to(dtype) for one in tensors]
+    flat = [one if one.dim() == 1 and one.dtype is dtype else one.flatten().to(dtype) for one in tensors]
     return flat[0] if len(flat) == 1 else torch.cat(flat)
 
 

@@ -33,13 +33,13 @@ TENSORS = {
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Every reading of a file from now on: where it begins, how long it is."""
     found: list[tuple[int, int]] = []
-    read_into = EvidenceFile.read_into
+    fill = EvidenceFile._fill
 
-    def noted(file: EvidenceFile, offset: int, buffer: memoryview) -> None:
+    def noted(file: EvidenceFile, descriptor: int, offset: int, buffer: memoryview) -> None:
         found.append((offset, buffer.nbytes))
-        read_into(file, offset, buffer)
+        fill(file, descriptor, offset, buffer)
 
-    monkeypatch.setattr(EvidenceFile, "read_into", noted)
+    monkeypatch.setattr(EvidenceFile, "_fill", noted)
     return found
 
 
@@ -55,7 +55,7 @@ def test_any_of_them_in_any_order_are_what_they_are_alone(bench: Bench, content:
     names = random.Random(seed).sample(list(TENSORS), seed)
     checkpoint = bench.opened(content)
     found = checkpoint.several(names)
-    assert same(dict(zip(names, found, strict=True)), {name: TENSORS[name] for name in names})
+    assert same(dict(zip(names, found, strict=True)), {name: TENSORS[name].flatten() for name in names})
 
 
 def test_neighbours_are_read_at_once(bench: Bench, readings: list[tuple[int, int]]) -> None:
@@ -90,6 +90,19 @@ def test_truth_values_are_checked_as_ever(bench: Bench) -> None:
     with pytest.raises(EvidenceError, match="tensor 'b'") as caught:
         checkpoint.several(["a", "b"])
     assert caught.value.reason == "VALUES"
+
+
+def test_a_file_is_opened_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = bench.opened(safetensors.torch.save({name: torch.ones(4) for name in "abcdefg"}))
+    opened, open_ = [], os.open
+
+    def noted(*arguments: Any) -> int:
+        opened.append(arguments)
+        return open_(*arguments)
+
+    monkeypatch.setattr(os, "open", noted)
+    checkpoint.several(["a", "c", "e", "g"])
+    assert len(opened) == 1
 
 
 def test_a_file_that_changed_is_refused(bench: Bench) -> None:

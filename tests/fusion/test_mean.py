@@ -245,7 +245,7 @@ def test_shares_add_up_to_the_movement(rule: str, relative: bool) -> None:
     tensor = RoundTensor("w", previous, fused, 4, lambda k: stored[k], relative)
     coefficients = rule_named(rule).coefficients([1.0, 2.0, 3.0, 4.0], uncertainty=[0.0] * 4)
     weights = (1.0, 2.0, 3.0, 4.0)
-    scene = Scene(2, (0, 1, 2, 3), weights, coefficients, ("w",), lambda _: tensor, lambda _: (tensor,))
+    scene = Scene(2, (0, 1, 2, 3), weights, coefficients, ("w",), lambda _: tensor)
     shares = rule_named(rule).shares(tensor, scene)
     total = shares.clients.sum(0) + shares.server + shares.unexplained
     torch.testing.assert_close(total, fused.double() - previous.double(), rtol=1e-14, atol=1e-14)

@@ -13,7 +13,7 @@ from flforensics.provenance.case import Case, Settings
 from flforensics.provenance.directions import Directions, Models, Supports
 from flforensics.provenance.localize.localizing import case_of
 from flforensics.provenance.staging import Reader
-from flforensics.rounds import Round
+from flforensics.rounds import Round, StoredModel
 from tests.provenance.architectures import ARCHITECTURES, make_round
 
 WEIGHTS = (400.0, 250.0, 90.0, 0.0, 120.0)
@@ -109,7 +109,7 @@ def test_sizes_are_of_whole_tensors(memory: int, piece: int, monkeypatch: pytest
 @pytest.mark.parametrize("support", [BOXES["4.weight"], whole(162)], ids=["box", "whole"])
 def test_a_model_times_a_factor(support: Support, values: str) -> None:
     of = case(values=values)
-    reader, row = Reader(of.scene.several(["4.weight"]), of.settings, support), torch.zeros(support.width).double()
+    reader, row = Reader([of.scene.read("4.weight")], of.settings, support), torch.zeros(support.width).double()
     reader.model(1, row, factor=0.25)
     torch.testing.assert_close(row, 0.25 * expected("4.weight", support, models=True)[1])
 
@@ -129,13 +129,14 @@ def test_what_is_kept_is_not_read_again_unless_more_is_asked_of_it() -> None:
 
 def test_small_tensors_of_a_client_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
     of, asked = case(), []
-    several = Round.several
+    several = StoredModel.several
 
-    def noted(self: Round, names: Any, clients: Any) -> Any:
-        asked.append(tuple(names))
-        return several(self, names, clients)
+    def noted(self: StoredModel, shapes: Any) -> Any:
+        asked.append((self.source, tuple(shapes)))
+        return several(self, shapes)
 
-    monkeypatch.setattr(Round, "several", noted)
+    monkeypatch.setattr(StoredModel, "several", noted)
     walked(Directions(of), supports(of))
-    boxed = {("4.weight",), ("2.weight",)}
-    assert set(asked) == boxed | {tuple(name for name in of.floating if name not in BOXES)}
+    small = tuple(name for name in of.floating if name not in BOXES)
+    weighty = [client.model.source for client in of.clients if client.model and client.weight]
+    assert sorted(asked) == [(source, small) for source in sorted(weighty)]

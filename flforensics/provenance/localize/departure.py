@@ -243,7 +243,6 @@ def split(case: Case, known: Sequence[Habit], *, parts: Sequence[int] = (_USUAL,
         case.scene,
         positions=tuple(range(len(clients))),
         read=lambda name: round_.tensor(name, clients),
-        several=lambda names: round_.several(names, clients),
     )
     rule = cast("Rule", _Parted(case.rule, case.scene, len(parts)))
     return replace(case, round=round_, scene=scene, rule=rule)
