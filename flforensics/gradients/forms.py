@@ -34,7 +34,7 @@ PIECE = 1 << 20
 """Values of an intermediate result that stays in the cache."""
 
 _REUSED = 1 << 23  # values of a copy: malloc fetches one of more than 32 MB from the system each time
-_FETCHED = 500  # operations in the time in which the system provides memory for a value
+_FETCHED = 100  # operations in the time in which the system provides memory for a value
 _WRITTEN = 1 << 23  # values of a gradient that are written out at a time: each time the calls are read again
 
 Factors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
