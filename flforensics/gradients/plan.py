@@ -62,7 +62,7 @@ def plan(network: nn.Module, state: State, call: Call, *, target: Target) -> Pla
     two = torch.tensor([0, min(1, call.count - 1)], device=next(iter(call.tensors)).device)
     pair = _Pair(network, state, call[two], target[two])
     truth = _truth(pair)
-    taps = pair.recorded(layers)
+    taps, taking = _watched_memory(network, state, pair.call, target=pair.target, layers=layers)
     found = rule_gradients(taps, state, 2)
     statistics = {name for name in found if name.rpartition(".")[2] in _STATISTICS}
     ruled = {name for name in found if name in statistics or truth.agrees(found[name], name)}
@@ -72,8 +72,9 @@ def plan(network: nn.Module, state: State, call: Call, *, target: Target) -> Pla
     unused = tuple(name for name in _floating(state) if name not in reached)
     held = {name: Held(found[name].held // 2, found[name].width) for name in ruled}
     held |= {name: Held(state[name].numel(), state[name].numel()) for one in local for name in one.tensors}
-    modules = {one.module: network.get_submodule(one.module) for one in local}
-    taking = passing(network, state, pair.call, target=pair.target, layers={**layers, **modules})
+    if local:
+        modules = {one.module: network.get_submodule(one.module) for one in local}
+        taking = passing(network, state, pair.call, target=pair.target, layers={**layers, **modules})
     return Plan(layers, frozenset(ruled), local, unused, taking, held)
 
 
@@ -81,6 +82,13 @@ def passing(
     network: nn.Module, state: State, call: Call, *, target: Target, layers: Mapping[str, nn.Module]
 ) -> int:
     """The bytes for each sample that a forward and a backward pass with these taps keep between them."""
+    return _watched_memory(network, state, call, target=target, layers=layers)[1]
+
+
+def _watched_memory(
+    network: nn.Module, state: State, call: Call, *, target: Target, layers: Mapping[str, nn.Module]
+) -> tuple[list[Tap], int]:
+    """The taps, and the bytes for each sample that are kept between the two passes."""
     kept: dict[int, int] = {}
     owned = {tensor.data_ptr() for tensor in state.values()}
 
@@ -92,7 +100,7 @@ def passing(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         _, taps = record(network, state, call, target=target, layers=layers)
     recorded = sum(tap.gradient.numel() * tap.gradient.itemsize for tap in taps)
-    return (sum(kept.values()) + 2 * recorded) // call.count
+    return taps, (sum(kept.values()) + 2 * recorded) // call.count
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ class Lines:
 
     previous + Σ scores + server + unexplained + residual = f. `change` is the largest change of any score at
     the last doubling of nodes (NaN where there was none). `nodes` and `converged` are None for methods without.
+    `before` are the class logits under the previous global, [N, C], where the method has asked for them.
     """
 
     previous: Tensor
@@ -114,6 +115,7 @@ class Lines:
     nodes: Tensor | None
     converged: Tensor | None
     change: Tensor
+    before: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,11 @@ def ledger(case: Case) -> Scores:
     _require_positive_variances(case, previous)
     directions = Directions(case)
     scheme = plan(case.network, case.new, case.call, target=case.target)
-    start, end = (
-        case.target(class_logits_of(case.network, state, case.call)).double() for state in (previous, case.new)
-    )
+    before, after = (class_logits_of(case.network, state, case.call) for state in (previous, case.new))
+    start, end = case.target(before).double(), case.target(after).double()
     found = _doubled(_Walker(case, previous, scheme, directions), end - start)
-    lines = Lines(
-        start, found.scores[:, -2], found.scores[:, -1], found.residual, found.nodes, found.converged, found.change
-    )
+    server, unexplained = found.scores[:, -2], found.scores[:, -1]
+    lines = Lines(start, server, unexplained, found.residual, found.nodes, found.converged, found.change, before)
     untraced = dict.fromkeys(scheme.unused, "the prediction does not depend on it")
     scores = Scores(found.scores[:, :-2], lines, untraced)
     if type(case.rule) not in LINEAR:

@@ -93,12 +93,19 @@ def trace_round(
     scene = took_part(rule, round_, earlier=earlier)
     case = Case(round_, rule, scene, network, new, previous, call, target, settings, progress, tuple(earlier))
     scores = _method(settings.method)(case)
-    before = None if previous is None or scores.lines is None else class_logits_of(network, previous, call)
-    reading = _Reading(case, scores, logits, before, names, replays)
+    reading = _Reading(case, scores, logits, _logits_before(case, scores), names, replays)
     inputs = tuple(reading.answer(index, subject) for index, subject in enumerate(questions.subjects))
     inputs = with_tamper_bounds(case, scores, with_anatomy(case, scores, inputs))
     untraced = tuple(Untraced(name, reason) for name, reason in scores.untraced.items())
     return Answers(inputs, untraced, (*scores.warnings, *unsearched(case, scores), *_warnings(case, inputs)))
+
+
+def _logits_before(case: Case, scores: Scores) -> Tensor | None:
+    """What the previous global says, [N, C], where the method has a ledger that starts from it."""
+    if case.previous is None or scores.lines is None:
+        return None
+    known = scores.lines.before
+    return class_logits_of(case.network, case.previous, case.call) if known is None else known
 
 
 def joined(parts: Sequence[Answers], positions: Sequence[Sequence[int]]) -> Answers:

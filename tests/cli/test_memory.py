@@ -1,0 +1,45 @@
+"""Memory that was freed stays with the program."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_FAULTS = """
+import resource, sys, torch
+from flforensics.cli.memory import keep_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] == "kept":
+    keep_freed()
+faults()
+print(sum(faults() for _ in range(3)))
+"""
+_PAGES = (4 << 24) // os.sysconf("SC_PAGE_SIZE")
+
+
+def faults(how: str) -> int:
+    """How many pages the system provides for three tensors of 64 MB, one after the other."""
+    command = [sys.executable, "-c", _FAULTS, how]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="malloc is not glibc's")
+def test_freed_memory_is_used_again() -> None:
+    assert faults("kept") < _PAGES // 100
+    assert faults("given back") > _PAGES
+
+
+@pytest.mark.parametrize("names", [{}, {"CS_GNU_LIBC_VERSION": 2}])
+def test_another_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch, names: dict[str, int]) -> None:
+    from flforensics.cli import memory
+
+    monkeypatch.setattr(os, "confstr_names", names)
+    monkeypatch.setattr(os, "confstr", lambda _: None)
+    monkeypatch.setattr(memory.ctypes, "CDLL", None)
+    memory.keep_freed()
