@@ -41,7 +41,7 @@ class Support:
         return self.reached == self.kernel
 
     def pieces(self, values: int) -> Iterator[tuple[slice, slice]]:
-        """The flat tensor in equal pieces of whole kernels, about so many values each: where they lie, their boxes."""
+        """The flat tensor in equal pieces of whole kernels, about so many values each: their places, and boxes."""
         step = max(1, -(-self.shape[0] // max(1, round(prod(self.shape) / values))))
         for start in range(0, self.shape[0], step):
             stop = min(start + step, self.shape[0])
