@@ -174,4 +174,4 @@ def _with_output(output: Any, tensor: Tensor) -> Any:
 
 
 def _detached(arguments: Any) -> Any:
-    return tree_map_only(Tensor, Tensor.detach, arguments)
+    return tree_map_only(Tensor, Tensor.detach, arguments) if arguments else arguments
