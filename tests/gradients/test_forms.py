@@ -3,23 +3,28 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from flforensics.gradients import Block, Call, Gradients, gradients_at, meet, plan, supports
 from flforensics.gradients.forms import Dense, Outer
-from flforensics.gradients.sparse import Rows
+from flforensics.gradients.layers import convolution
+from flforensics.gradients.sparse import Inner, Rows
 from flforensics.gradients.support import whole
 from tests.gradients.test_layers import CASES, SLOW_COPY, Sum, shaken
 
 pytestmark = pytest.mark.filterwarnings(SLOW_COPY)
 
 
+MATRICES = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
 def close(left: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
 
 
-def found(name: str) -> dict[str, Gradients]:
+def found(name: str, seed: int = 3) -> dict[str, Gradients]:
     """The forms of one layer's tensors."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     make, data = CASES[name]
     module, call = nn.Sequential(shaken(make())), Call((data(),))
     state = module.state_dict()
@@ -71,6 +76,39 @@ def test_sums_are_the_sums_of_what_is_written_out(name: str, size: int, monkeypa
         if isinstance(both, Outer):
             close(both.evaluated(directions), total @ directions.T)
             close(both.written_out(directions), total @ directions.T)
+
+
+@pytest.mark.parametrize("size", [0, 7 << 20])
+def test_calls_that_are_kept_together_are_their_sum(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large they are: stacked or one after the other."""
+    monkeypatch.setattr("flforensics.gradients.forms._REUSED", size)
+    matrices = {name for name, (make, _) in CASES.items() if isinstance(make(), MATRICES)}
+    for name in matrices:
+        calls = [kept(found(name, seed).get("0.weight")) for seed in (3, 4, 5)]
+        together_are_their_sum([one for one in calls if one is not None])
+
+
+def test_calls_of_other_sizes_are_kept_together_too() -> None:
+    layer = nn.Conv2d(2, 3, 3, padding=1).double()
+    calls = []
+    for size in ((6, 5), (4, 7), (4, 7), (3, 3)):
+        x, g = torch.randn(2, 2, *size, dtype=torch.float64), torch.randn(2, 3, *size, dtype=torch.float64)
+        calls.append(kept(convolution(layer, {"weight": layer.weight.detach()}, x, g)["weight"]))
+    together_are_their_sum([one for one in calls if one is not None])
+    assert len(calls) == 4
+
+
+def together_are_their_sum(calls: list[Outer]) -> None:
+    together = Outer(tuple(call for one in calls for call in one.calls), calls[0].factors, calls[0].shape)
+    total = torch.stack([one.dense().values for one in calls]).sum(0)
+    close(together.dense().values, total)
+    close(together.prepared(2, blocks=1, room=0).dense().values, total)
+
+
+def kept(gradients: Gradients | None) -> Outer | None:
+    """Those that are kept as calls, of a kernel's boxes too."""
+    inner = gradients.inner if isinstance(gradients, Inner) else gradients
+    return inner if isinstance(inner, Outer) else None
 
 
 @pytest.mark.parametrize("name", CASES)
