@@ -78,31 +78,31 @@ def test_sums_are_the_sums_of_what_is_written_out(name: str, size: int, monkeypa
             close(both.written_out(directions), total @ directions.T)
 
 
-@pytest.mark.parametrize("size", [0, 7 << 20])
-def test_calls_that_are_kept_together_are_their_sum(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However large they are: stacked or one after the other."""
-    monkeypatch.setattr("flforensics.gradients.forms._REUSED", size)
+def test_calls_that_are_kept_together_are_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     matrices = {name for name, (make, _) in CASES.items() if isinstance(make(), MATRICES)}
     for name in matrices:
         calls = [kept(found(name, seed).get("0.weight")) for seed in (3, 4, 5)]
-        together_are_their_sum([one for one in calls if one is not None])
+        together_are_their_sum([one for one in calls if one is not None], monkeypatch)
 
 
-def test_calls_of_other_sizes_are_kept_together_too() -> None:
+def test_calls_of_other_sizes_are_kept_together_too(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Conv2d(2, 3, 3, padding=1).double()
     calls = []
     for size in ((6, 5), (4, 7), (4, 7), (3, 3)):
         x, g = torch.randn(2, 2, *size, dtype=torch.float64), torch.randn(2, 3, *size, dtype=torch.float64)
         calls.append(kept(convolution(layer, {"weight": layer.weight.detach()}, x, g)["weight"]))
-    together_are_their_sum([one for one in calls if one is not None])
+    together_are_their_sum([one for one in calls if one is not None], monkeypatch)
     assert len(calls) == 4
 
 
-def together_are_their_sum(calls: list[Outer]) -> None:
+def together_are_their_sum(calls: list[Outer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large they are: stacked, stacked sample by sample, or one after the other."""
     together = Outer(tuple(call for one in calls for call in one.calls), calls[0].factors, calls[0].shape)
     total = torch.stack([one.dense().values for one in calls]).sum(0)
-    close(together.dense().values, total)
-    close(together.prepared(2, blocks=1, room=0).dense().values, total)
+    for size in (0, together._side, 7 << 20):
+        monkeypatch.setattr("flforensics.gradients.forms._REUSED", size)
+        close(together.dense().values, total)
+        close(together.prepared(2, blocks=1, room=0).dense().values, total)
 
 
 def kept(gradients: Gradients | None) -> Outer | None:
