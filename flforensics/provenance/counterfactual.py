@@ -16,7 +16,7 @@ from flforensics.errors import EvidenceError, NotComputableError
 from flforensics.fusion.rule import Scene, surveyed
 from flforensics.provenance.case import Case, Scores, Without
 from flforensics.provenance.directions import client_shares, started_from
-from flforensics.provenance.logits import class_logits_of, logits_now
+from flforensics.provenance.logits import class_logits_of
 from flforensics.rounds import ClientModel
 
 _UNDEFINED = ("WEIGHTS", "CLIENTS")
@@ -27,7 +27,7 @@ def counterfactual(case: Case) -> Scores:
 
     Raises NotComputableError (PREVIOUS, NON_FINITE) where no update is known, or a drop has no finite target.
     """
-    present = logits_now(case)
+    present = class_logits_of(case.network, case.new, case.call)
     dropped = drops(case, present)
     undefined: dict[str, str] = {}
     refused = _outcomes(case, present, _refusions(case, undefined), offset=len(case.clients))

@@ -20,7 +20,7 @@ from flforensics.gradients import Gradients, Plan, gradients_at, meet, plan, sup
 from flforensics.provenance.case import Case, Lines, Scores
 from flforensics.provenance.chunks import in_chunks
 from flforensics.provenance.directions import Directions, started_from
-from flforensics.provenance.logits import class_logits_of, logits_now
+from flforensics.provenance.logits import class_logits_of
 from flforensics.provenance.margins import LINEAR, tamper_margins
 from flforensics.provenance.profile import PASSES, PRODUCTS
 
@@ -51,8 +51,8 @@ def ledger(case: Case) -> Scores:
     _require_positive_variances(case, previous)
     directions = Directions(case)
     scheme = plan(case.network, case.new, case.call, target=case.target)
-    before = class_logits_of(case.network, previous, case.call)
-    start, end = case.target(before).double(), case.target(logits_now(case)).double()
+    before, after = (class_logits_of(case.network, state, case.call) for state in (previous, case.new))
+    start, end = case.target(before).double(), case.target(after).double()
     found = _doubled(_Walker(case, previous, scheme, directions), end - start)
     server, unexplained = found.scores[:, -2], found.scores[:, -1]
     lines = Lines(start, server, unexplained, found.residual, found.nodes, found.converged, found.change, before)

@@ -7,15 +7,8 @@ from flforensics.errors import EvidenceError
 from flforensics.gradients import Call
 from flforensics.gradients.record import State, forward
 from flforensics.models import class_logits
-from flforensics.provenance.case import Case
 
 _FORWARD = 256
-
-
-def logits_now(case: Case) -> Tensor:
-    """What the round's new global says about the inputs, [N, C]; asked again only where nobody has noted it."""
-    noted = case.target.logits
-    return class_logits_of(case.network, case.new, case.call) if noted is None else noted
 
 
 def class_logits_of(network: nn.Module, state: State, call: Call) -> Tensor:

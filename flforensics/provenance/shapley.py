@@ -16,7 +16,7 @@ from flforensics.errors import NotComputableError, UsageError
 from flforensics.provenance.case import Case, Lines, Player, Scores
 from flforensics.provenance.directions import Directions, started_from
 from flforensics.provenance.games import Ends, Sampled, enumerated, sampled
-from flforensics.provenance.logits import class_logits_of, logits_now
+from flforensics.provenance.logits import class_logits_of
 
 EXACT = 12
 """The most players whose coalitions are all evaluated."""
@@ -102,7 +102,7 @@ def shapley(case: Case) -> Scores:
     game = _ClientGame(case, players, _Mixture(case, Directions(case)))
     rows, server = torch.arange(case.call.count, device=case.target.classes.device), len(case.clients)
     previous, served, nobody = game.value([], rows), game.value([server], rows), game(0, rows)
-    everybody = case.target(logits_now(case)).double()
+    everybody = case.target(class_logits_of(case.network, case.new, case.call)).double()
     other_movement = (served - previous).abs() + (nobody - served).abs()
     found = _played(case, game, Ends(nobody, everybody), other_movement=other_movement)
     size = torch.maximum(everybody.abs(), found.scores.abs().amax(1))

@@ -26,7 +26,7 @@ from flforensics.gradients import Plan, plan, record, sample_gradients
 from flforensics.gradients.layers import rule_of
 from flforensics.provenance.case import Case, Player, Scores
 from flforensics.provenance.counterfactual import drops
-from flforensics.provenance.logits import logits_now
+from flforensics.provenance.logits import class_logits_of
 from flforensics.provenance.margins import LINEAR
 from flforensics.provenance.shapley import shapley
 from flforensics.provenance.slopes import averaged_gradient
@@ -299,7 +299,7 @@ def _path_slope(case: Case, scores: Tensor, scheme: Plan) -> _Slope:
 
 
 def _drop_scores(case: Case) -> Tensor:
-    return drops(case, logits_now(case)).change
+    return drops(case, class_logits_of(case.network, case.new, case.call)).change
 
 
 SEARCHES: Mapping[str, _Search] = {

@@ -34,15 +34,11 @@ _FUNCTIONS: dict[str, _Function] = {"margin": _margin, "logit": _logit, "logprob
 
 @dataclass(frozen=True)
 class ClassTarget:
-    """f_n for each sample n: `classes` and `against` are [N], fixed under every model on the path.
-
-    `logits` [N, C] are the new global's, where the target was chosen by them.
-    """
+    """f_n for each sample n: `classes` and `against` are [N], fixed under every model on the path."""
 
     function: str
     classes: Tensor
     against: Tensor
-    logits: Tensor | None = None
 
     def __call__(self, output: object) -> Tensor:
         """The network's output as f, [N]."""
@@ -50,8 +46,7 @@ class ClassTarget:
 
     def __getitem__(self, samples: slice | Tensor) -> "ClassTarget":
         """The same target for some of the samples."""
-        logits = None if self.logits is None else self.logits[samples]
-        return ClassTarget(self.function, self.classes[samples], self.against[samples], logits)
+        return ClassTarget(self.function, self.classes[samples], self.against[samples])
 
 
 def class_target(
@@ -65,7 +60,6 @@ def class_target(
     classes = logits.argmax(1) if chosen is None else torch.full_like(logits.argmax(1), chosen)
     best = logits.scatter(1, classes[:, None], -torch.inf).argmax(1)
     if not versus:
-        return ClassTarget(function, classes, best, logits)
+        return ClassTarget(function, classes, best)
     asked = classes.new_tensor([_NOBODY if one is None else one for one in versus])
-    against = torch.where((asked == _NOBODY) | (asked == classes), best, asked)
-    return ClassTarget(function, classes, against, logits)
+    return ClassTarget(function, classes, torch.where((asked == _NOBODY) | (asked == classes), best, asked))

@@ -54,7 +54,7 @@ from flforensics.provenance.directions import started_from
 from flforensics.provenance.ledger import ledger
 from flforensics.provenance.localize.finite import require_finite
 from flforensics.provenance.localize.mispredictions import shares_of
-from flforensics.provenance.logits import logits_now
+from flforensics.provenance.logits import class_logits_of
 from flforensics.rounds import ClientModel, Round, RoundTensor, StoredModel
 
 EARLIER = 10
@@ -175,7 +175,7 @@ def replaced(case: Case, known: Sequence[Habit]) -> Tensor:
     Raises NotComputableError (PREVIOUS, RULE).
     """
     departing = split(case, known, parts=(_DEPARTURE,))
-    without = possible_drops(departing, logits_now(case))
+    without = possible_drops(departing, class_logits_of(case.network, case.new, case.call))
     return torch.where(torch.isfinite(without.change), without.classes, -1).cpu()
 
 
