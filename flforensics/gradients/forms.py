@@ -294,7 +294,7 @@ class Outer(Gradients):
         groups, rows, columns = self.shape
         along, size = (2, columns) if groups == 1 else (1, rows * columns)
         whole = rows if groups == 1 else groups
-        step = min(whole, self._rows if groups == 1 else max(1, _WRITTEN // (self.count * size)))
+        step = max(1, min(whole, self._rows if groups == 1 else _WRITTEN // (self.count * size)))
         memory = factors[0][0].new_empty(self.count * step * size)
         for start in range(0, whole, step):
             some = [_some(pair, along, start, min(step, whole - start)) for pair in factors]
