@@ -176,7 +176,7 @@ def _unfolded(layer: nn.Module, box: tuple[slice, ...], g: Tensor, x: Tensor) ->
     taps, between = tuple(side.stop - side.start for side in box), tuple(one * apart for one, _, _, apart in axes)
     steps = tuple(one * step for one, _, step, _ in axes)
     begin = x.storage_offset() + sum(one * side.start * apart for one, side, _, apart in axes)
-    (_, _, channels), (by_sample, by_call, by_channel) = x.shape[:3], x.stride()[:3]
+    channels, (by_sample, by_call, by_channel) = x.shape[2], x.stride()[:3]
     positions = calls * prod(places)
     g = g.transpose(1, 2).reshape(samples, groups, -1, positions)
     if places[-1] >= taps[-1]:
