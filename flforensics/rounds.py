@@ -46,7 +46,7 @@ class StoredModel:
         return tensor
 
     def pieces(self, name: str, places: Sequence[slice], *, like: tuple[int, ...]) -> "Iterator[Tensor]":
-        """A tensor flattened, in pieces one after the other, of which only the latest can be relied on.
+        """A tensor flattened, in pieces one after the other; each is the caller's to write on until the next.
 
         They come from the file piece by piece where the checkpoint can. Raises as `read` does.
         """
@@ -55,7 +55,7 @@ class StoredModel:
             yield from piecewise(name, places)
             return
         whole = self.read(name, like=like).flatten()
-        yield from (whole[place] for place in places)
+        yield from (whole[place].clone() for place in places)
 
     def several(self, shapes: Mapping[str, tuple[int, ...]]) -> "list[Tensor]":
         """These tensors, each flattened, read together where the checkpoint can. Raises as `read` does."""
@@ -98,14 +98,14 @@ class RoundTensor:
     relative: bool = False
 
     def pieces(self, index: int, places: Sequence[slice]) -> "Iterator[Tensor]":
-        """Client `index`'s values, flattened, in pieces one after the other; only the latest can be relied on.
+        """Client `index`'s values, flattened, in pieces; each is the caller's to write on until the next.
 
         They come from its file piece by piece where that is possible.
         """
         if isinstance(self.client, _Client):
             return self.client.pieces(index, places)
         whole = self.client(index).flatten()
-        return (whole[place] for place in places)
+        return (whole[place].clone() for place in places)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ that is compared too. Index letters: n sample, p position, i in, o out, k direct
 """
 
 from flforensics.gradients.forms import Gradients
+from flforensics.gradients.layout import channels_last, laid_out
 from flforensics.gradients.meeting import Block, Met, meet, supports, tensors_met
 from flforensics.gradients.plan import Plan, plan
 from flforensics.gradients.record import Call, State, Tap, Target, record
@@ -31,8 +32,10 @@ __all__ = [
     "Support",
     "Tap",
     "Target",
+    "channels_last",
     "gradients_at",
     "joined",
+    "laid_out",
     "meet",
     "plan",
     "record",

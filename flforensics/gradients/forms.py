@@ -211,9 +211,15 @@ class Outer(Gradients):
         return self.written_out(directions, squares), squares
 
     def plus(self, other: Gradients) -> Gradients:
-        """Calls side by side while that is smaller than the matrix; then written out."""
+        """Calls side by side while that is smaller than the matrix; then written out.
+
+        What the network was given is the same at every node: there one side of the calls can be added up instead.
+        """
         if not isinstance(other, Outer):
             return self.dense().plus(other)
+        merged = _merged(self.calls, other.calls)
+        if merged:
+            return Outer(merged, self.factors, self.shape)
         both = Outer(self.calls + other.calls, self.factors, self.shape)
         return both if both.held <= self.count * self.width else self.dense().plus(other)
 
@@ -322,6 +328,25 @@ def _add_products(matrices: Tensor, factors: Iterable[tuple[Tensor, Tensor]]) ->
     """Add Σ_p l_p ⊗ r_p to `matrices` [nG, O, I] in place."""
     for left, right in factors:
         matrices.baddbmm_(left.flatten(0, 1), right.flatten(0, 1).mT)
+
+
+def _merged(
+    calls: Sequence[tuple[Tensor, Tensor]], others: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The sum as one call for each two that have a side in common; empty where not all have."""
+    pairs = list(zip(calls, others, strict=False))
+    if len(calls) != len(others):
+        return ()
+    if all(_same(one[1], other[1]) for one, other in pairs):
+        return tuple((one[0] + other[0], one[1]) for one, other in pairs)
+    if all(_same(one[0], other[0]) for one, other in pairs):
+        return tuple((one[0], one[1] + other[1]) for one, other in pairs)
+    return ()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether both are the same values in memory."""
+    return (one.data_ptr(), one.shape, one.stride()) == (other.data_ptr(), other.shape, other.stride())
 
 
 def _stacked(calls: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

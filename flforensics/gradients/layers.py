@@ -19,8 +19,6 @@ from flforensics.gradients.kernels import taps_met
 from flforensics.gradients.sparse import Inner, Rows
 from flforensics.gradients.support import Support
 
-_MANY_POSITIONS = 16  # from so many on, sums that torch forms at once are faster than four steps
-
 Own = Mapping[str, Tensor]
 Found = Mapping[str, Gradients]
 Rule = Callable[[nn.Module, Own, Tensor, Tensor], Found]
@@ -48,7 +46,7 @@ def convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
     inner = Outer(((g, x),), partial(_unfolded, layer, box), shape)
     support = Support((size[0] * size[1], *size[2:]), box)
     weight = inner if support.everything else Inner(inner, support)
-    return {"weight": weight, "bias": Dense(g.flatten(2).sum(2))}
+    return {"weight": weight, "bias": Dense(_channels(g).sum(2))}
 
 
 def transposed_convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
@@ -67,7 +65,7 @@ def transposed_convolution(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> 
         groups * samples,
         [False, True, False],
     )[1]
-    return {"weight": Dense(gradient.reshape(samples, -1)), "bias": Dense(g.flatten(2).sum(2))}
+    return {"weight": Dense(gradient.reshape(samples, -1)), "bias": Dense(_channels(g).sum(2))}
 
 
 def layer_norm(layer: nn.Module, _own: Own, x: Tensor, g: Tensor) -> Found:
@@ -97,10 +95,8 @@ def stored_norm(layer: nn.Module, own: Own, x: Tensor, g: Tensor) -> Found:
     mean, variance, eps = own["running_mean"], own["running_var"], float(layer.eps)  # type: ignore[arg-type]
     root = torch.rsqrt(variance + eps)
     weight = own.get("weight", torch.ones_like(mean))
-    if prod(x.shape[2:]) < _MANY_POSITIONS:
-        scale, shift = _per_channel((x - _channels(mean, x)) * _channels(root, x), g)
-    else:
-        scale, shift = _summed_at_once(x, g, mean, variance, eps)
+    maps, slopes = _channels(x), _channels(g)
+    scale, shift = (maps - mean[:, None]).mul_(slopes).sum(2) * root, slopes.sum(2)
     statistics = {"running_mean": -shift * weight * root, "running_var": -0.5 * scale * weight * root**2}
     return {**_dense(scale, shift), **{name: Dense(values) for name, values in statistics.items()}}
 
@@ -203,28 +199,14 @@ def _positions(tensor: Tensor) -> Tensor:
     return tensor.reshape(len(tensor), -1, tensor.shape[-1])
 
 
-def _channels(per_channel: Tensor, like: Tensor) -> Tensor:
-    """[C] so that it broadcasts over [N, C, ...]."""
-    return per_channel.reshape(-1, *[1] * (like.dim() - 2))
+def _channels(tensor: Tensor) -> Tensor:
+    """[N, C, ...] as [N, C, positions]."""
+    return tensor.reshape(*tensor.shape[:2], -1)
 
 
 def _per_channel(normalised: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients [N, C] of a scale and a shift per channel; x̂ and g are [N, C, ...]."""
-    shape = (*g.shape[:2], -1)
-    return (g * normalised).reshape(shape).sum(-1), g.reshape(shape).sum(-1)
-
-
-def _summed_at_once(x: Tensor, g: Tensor, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Σ_p g·(x − m)·r and Σ_p g, [N, C], without a map in between: torch's sums over a batch of one.
-
-    Every channel of every sample is a channel of it.
-    """
-    samples, one = len(x), (1, x.shape[0] * x.shape[1], *x.shape[2:])
-    statistics = (mean.repeat(samples), variance.repeat(samples))
-    _, scale, shift = torch.ops.aten.native_batch_norm_backward(
-        g.reshape(one), x.reshape(one), None, *statistics, None, None, False, eps, [False, True, True]
-    )
-    return scale.view(samples, -1), shift.view(samples, -1)
+    return _channels(g * normalised).sum(2), _channels(g).sum(2)
 
 
 def _dense(scale: Tensor, shift: Tensor) -> Found:

@@ -20,10 +20,10 @@ _STATISTICS = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Held:
-    """What one node keeps of a tensor for one sample, in values, and the most that it can come to."""
+    """What one node keeps of a tensor for one sample, in values, and the most that several can come to."""
 
     values: int
-    width: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Plan:
     def bytes_held(self, levels: Iterable[int], *, itemsize: int) -> int:
         """What sums over these numbers of nodes keep for one sample, all together."""
         return itemsize * sum(
-            min(nodes * held.values, held.width) for nodes in levels for held in self.held.values()
+            min(nodes * held.values, held.most) for nodes in levels for held in self.held.values()
         )
 
 
@@ -70,12 +70,24 @@ def plan(network: nn.Module, state: State, call: Call, *, target: Target) -> Pla
     local = _located(pair, missing, truth)
     reached = ruled | {name for one in local for name in one.tensors}
     unused = tuple(name for name in _floating(state) if name not in reached)
-    held = {name: Held(found[name].held // 2, found[name].width) for name in ruled}
+    given = _given(taps, pair.call)
+    held = {name: _held(found[name], shared=name.rpartition(".")[0] in given) for name in ruled}
     held |= {name: Held(state[name].numel(), state[name].numel()) for one in local for name in one.tensors}
     if local:
         modules = {one.module: network.get_submodule(one.module) for one in local}
         taking = passing(network, state, pair.call, target=pair.target, layers={**layers, **modules})
     return Plan(layers, frozenset(ruled), local, unused, taking, held)
+
+
+def _given(taps: list[Tap], call: Call) -> set[str]:
+    """The layers whose input is the network's own: it is the same at every node."""
+    own = {tensor.data_ptr() for tensor in call.tensors}
+    return {tap.name for tap in taps if tap.input is not None and tap.input.data_ptr() in own}
+
+
+def _held(two: Gradients, *, shared: bool) -> Held:
+    values = two.held // 2
+    return Held(values, max(values, two.width) if shared else two.width)
 
 
 def passing(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
-from flforensics.gradients.kernels import SinglePositions
+from flforensics.gradients.kernels import SmallMaps
 
 State = Mapping[str, Tensor]
 """Tensors by the names of the network's state dict: parameters and buffers."""
@@ -93,7 +93,7 @@ class _Seen:
 
 def forward(network: nn.Module, state: State, call: Call) -> object:
     """What the network returns on the batch when its tensors are those of `state`."""
-    with SinglePositions():
+    with SmallMaps():
         return called(network, state, call.arguments, call.keywords)
 
 

@@ -47,6 +47,7 @@ def ledger(case: Case) -> Scores:
     Raises NotComputableError (PREVIOUS, VARIANCE, NON_FINITE, MEMORY) where the path does not exist or leaves the
     model's domain, or one input does not fit in memory.
     """
+    case = case.laid_out()
     previous = started_from(case)
     _require_positive_variances(case, previous)
     directions = Directions(case)

@@ -62,8 +62,7 @@ class Reader:
         narrow = settings.dtype is torch.float32 and stored.issubset(_NARROW)
         self._wide = torch.float32 if narrow else torch.float64
         self._previous = side_by_side(previous, self._wide) if previous else None
-        longest = max((place.stop - place.start for place, _ in self._pieces), default=0)
-        self._longest, self._dtype = 0 if support.everything else longest, settings.dtype
+        self._dtype = settings.dtype
 
     def update(self, client: int, row: Tensor, *, factor: float, total: Tensor | None = None) -> float:
         """Fill a row on the host with client − previous, and add `factor` times that to a `total` of its length.
@@ -73,20 +72,24 @@ class Reader:
         if not factor:
             row.zero_()
             return 0.0
-        squares, piece = 0.0, torch.empty(self._longest, dtype=self._dtype)
+        squares = 0.0
         for (place, inside), stored in zip(self._pieces, self._stored(client), strict=True):
-            change = row[inside] if self._support.everything else piece[: place.stop - place.start]
-            if self._relative:
-                change.copy_(stored)
-            else:
+            change = row[inside] if self._support.everything else self._rewritten(stored)
+            if not self._relative:
                 assert self._previous is not None
                 torch.sub(stored, self._previous[place], out=change)
+            elif change is not stored:
+                change.copy_(stored)
             squares += float(torch.linalg.vector_norm(change)) ** 2
             if not self._support.everything:
                 self._support.copy(change, row[inside])
             if total is not None:
                 total[inside].add_(row[inside], alpha=factor)
         return squares
+
+    def _rewritten(self, stored: Tensor) -> Tensor:
+        """Memory for what becomes of a piece in the type of the computation: its own where it has that type."""
+        return stored if stored.dtype is self._dtype else torch.empty_like(stored, dtype=self._dtype)
 
     def model(self, client: int, row: Tensor, *, factor: float) -> None:
         """Fill a row on the host with the full model times a factor."""

@@ -167,6 +167,32 @@ def test_calls_are_kept_while_they_are_smaller_than_the_matrix() -> None:
     assert isinstance(thin.plus(outer(2, rows=30, columns=40)), Outer)
 
 
+def test_calls_with_a_side_in_common_become_one() -> None:
+    """As the first layer's at every node: what the network is given stays the same."""
+    x, y = torch.randn(2, 1, 40, 20), torch.randn(2, 1, 40, 20)
+    g, h = torch.randn(2, 1, 30, 20), torch.randn(2, 1, 30, 20)
+    z = torch.randn(2, 1, 20, 20)
+    cases = [
+        (((g, x),), ((h, x),), 1),
+        (((x, g),), ((x, h),), 1),
+        (((g, x), (h, y)), ((h, x), (g, y)), 2),
+        (((g, x),), ((h, y),), None),
+        (((g, x), (h, y)), ((h, y), (g, x)), None),
+        (((g, x),), ((h, x), (g, y)), None),
+        (((g, z),), ((h, z.mT),), None),
+    ]
+    for one, other, kept in cases:
+        shape = (1, one[0][0].shape[2], one[0][1].shape[2])
+        left, right = (Outer(calls, lambda a, b: (a[:, 0], b[:, 0]), shape) for calls in (one, other))
+        copies = [tuple(tensor.clone() for tensor in call) for call in (*one, *other)]
+        truth = left.dense().values + right.dense().values
+        both = left.plus(right)
+        torch.testing.assert_close(both.dense().values, truth)
+        assert kept == (len(both.calls) if isinstance(both, Outer) else None)
+        for before, call in zip(copies, (*one, *other), strict=True):
+            assert all(map(torch.equal, before, call))
+
+
 def test_of_a_direction_must_be_known_what_any_of_the_averages_reaches() -> None:
     average = found("conv2d on one pixel")
     name = "0.weight"

@@ -1,7 +1,7 @@
 """The same numbers however much memory there is, in whatever blocks, and after allocations that failed."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flforensics.errors import NotComputableError
 from flforensics.fusion import rule_named
-from flforensics.gradients import Call
+from flforensics.gradients import Call, laid_out
 from flforensics.provenance import ledger, tracefl
 from flforensics.provenance.case import Settings
 from flforensics.provenance.chunks import in_chunks
@@ -48,6 +48,26 @@ def test_little_memory_gives_the_same(name: str, method: str) -> None:
         assert (one.nodes, one.converged) == (other.nodes, other.converged)
         assert (one.tamper_margin is None) == (other.tamper_margin is None)
         assert (one.tamper_margin or 0) == pytest.approx(other.tamper_margin or 0, rel=1e-8)
+
+
+@pytest.mark.parametrize("name", ["cnn", "batch norm", "small maps"])
+def test_many_inputs_are_as_right_with_the_channels_last(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture, laid = ARCHITECTURES[name], []
+
+    def counted(state: Mapping[str, Tensor], names: frozenset[str]) -> Mapping[str, Tensor]:
+        laid.append(names)
+        return laid_out(state, names)
+
+    monkeypatch.setattr("flforensics.provenance.case.laid_out", counted)
+    round_ = make_round(architecture.network(), weights=WEIGHTS)
+    few, many, precise = (
+        traced(architecture, round_, count=count, nodes=4, precise=precise)
+        for count, precise in ((15, False), (16, False), (16, True))
+    )
+    assert len(laid) == 2  # the two globals, of many inputs in float32
+    assert laid[0] == laid[1] != frozenset()
+    close(matrix(many, round_), matrix(precise, round_), 1e-4)
+    close(matrix(few, round_), matrix(precise, round_)[:15], 1e-4)
 
 
 @every_architecture

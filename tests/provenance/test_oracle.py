@@ -16,9 +16,9 @@ from tests import oracle
 from tests.provenance.architectures import ARCHITECTURES, Architecture, make_round
 
 
-def traced(architecture: Architecture, round_: Round, **settings: object) -> Answers:
-    """The package's answers in float64 on four random inputs."""
-    call = architecture.call()
+def traced(architecture: Architecture, round_: Round, *, count: int = 4, **settings: object) -> Answers:
+    """The package's answers in float64 on some random inputs."""
+    call = architecture.call(count)
     subjects = tuple(Subject(f"input {n}", n, "", None) for n in range(call.count))
     return trace_round(
         round_,
