@@ -124,3 +124,18 @@ def test_what_is_wrong_with_one_of_them_is_said(damage: str, checkpoint: Any) ->
         read(1)
     assert caught.value.reason == {"missing": "KEY", "misshapen": "SHAPE"}[damage]
     assert caught.value.file == "file 1"
+
+
+@pytest.mark.parametrize("values", ["full", "delta", "negative-delta"])
+def test_what_is_written_on_a_piece_changes_no_client(values: str) -> None:
+    stored = [torch.arange(6.0).reshape(2, 3) + k for k in range(3)]
+    other = RoundTensor("a", None, stored[0], 3, lambda k: stored[k])
+    for terms in (*tensors_of(made(values), ["a"]), other):
+        before = [terms.client(k).clone() for k in range(3)]
+        for k in range(3):
+            pieces = []
+            for piece in terms.pieces(k, [slice(0, 4), slice(4, 6)]):
+                pieces.append(piece.clone())
+                piece.fill_(torch.nan)
+            assert torch.equal(torch.cat(pieces), before[k].flatten())
+        assert all(torch.equal(terms.client(k), before[k]) for k in range(3))

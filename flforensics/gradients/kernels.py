@@ -73,8 +73,7 @@ class _Axis:
     @property
     def covered(self) -> bool:
         """Whether the kernel meets every input at every position."""
-        within = self.positions - 1 <= self.before < self.taps - self.size + 1
-        return self.stride == self.dilation == 1 and self.positions > 0 and within
+        return self.stride == self.dilation == 1 and 0 < self.positions <= self.before + 1
 
 
 def _single_position(x: Tensor, weight: Tensor, bias: Tensor | None, along: tuple[_Axis, ...]) -> Tensor | None:

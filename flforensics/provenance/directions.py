@@ -29,7 +29,8 @@ Supports = Mapping[str, Support]
 
 _LARGEST_BLOCK = 1 << 27  # bytes
 _OTHERS = 2  # lines that are no client's: the server's and the unexplained one
-_SMALL = 1 << 24  # bytes of small tensors that are read together: of a small model the rest is read meanwhile
+_SMALL = 1 << 24  # bytes of small tensors that are worth one reading of every client
+_PARTS = 16  # of all directions at most one in so many is read at once: the rest is read meanwhile
 
 
 @dataclass
@@ -92,7 +93,8 @@ class Walks(ABC):
     def _groups(self, supports: Supports) -> Iterator[Supports]:
         """Small tensors together, as many as fit in a block with all their clients; every other one alone."""
         small: dict[str, Support] = {}
-        most = min(self._room, _SMALL // self.case.settings.dtype.itemsize) // max(1, len(self.case.clients))
+        clients, itemsize = max(1, len(self.case.clients)), self.case.settings.dtype.itemsize
+        most = min(self._room // clients, max(_SMALL // itemsize // clients, _width(supports) // _PARTS))
         for name, support in supports.items():
             if not support.everything or support.width > most:
                 yield {name: support}

@@ -193,6 +193,24 @@ def test_calls_with_a_side_in_common_become_one() -> None:
             assert all(map(torch.equal, before, call))
 
 
+def test_the_plan_knows_how_much_sums_over_nodes_keep() -> None:
+    """Of the first layer what the network was given, of the others calls side by side or a matrix.
+
+    A single node's calls are part of its pass.
+    """
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.Conv2d(4, 40, 7))
+    state, call = network.double().state_dict(), Call((torch.randn(2, 2, 12, 12, dtype=torch.float64),))
+    scheme, total = plan(network, state, call, target=Sum()), dict[str, Gradients]()
+    for node in range(3):
+        for name, one in gradients_at(network, state, call, target=Sum(), plan=scheme)[1].items():
+            total[name] = total[name].plus(one) if name in total else one
+        kept = sum(one.held for one in total.values()) // call.count
+        assert not node or scheme.bytes_held([node + 1], itemsize=8) == 8 * kept
+    assert isinstance(total["0.weight"], Outer)
+    assert isinstance(total["2.weight"], Dense)
+    assert isinstance(total["4.weight"], Outer)
+
+
 def test_of_a_direction_must_be_known_what_any_of_the_averages_reaches() -> None:
     average = found("conv2d on one pixel")
     name = "0.weight"

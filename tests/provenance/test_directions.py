@@ -1,6 +1,7 @@
 """The directions of a round as they are read: in groups and blocks, and of each tensor what gradients reach."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -140,3 +141,19 @@ def test_small_tensors_of_a_client_are_read_together(monkeypatch: pytest.MonkeyP
     small = tuple(name for name in of.floating if name not in BOXES)
     weighty = [client.model.source for client in of.clients if client.model and client.weight]
     assert sorted(asked) == [(source, small) for source in sorted(weighty)]
+
+
+def test_tensors_are_read_together_up_to_a_part_of_all_and_alone_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most one in sixteen values at once, or what is little whatever there is."""
+    asked = {f"{n}": whole(width) for n, width in enumerate((10, 300, 20, 30, 40, 500, 5, 60, 1000, 7))}
+    clients, whole_width = len(case().clients), 1972
+    for small, room, most, count in ((0, 1 << 20, whole_width // 16, 2), (200, 1 << 20, 200, 1), (200, 70, 70, 3)):
+        directions = Directions(case())
+        monkeypatch.setattr("flforensics.provenance.directions._SMALL", small * clients * 8)
+        monkeypatch.setattr(Directions, "_room", room * clients)
+        groups = [[support.width for support in group.values()] for group in directions._groups(asked)]
+        assert sorted(width for group in groups for width in group) == sorted(one.width for one in asked.values())
+        assert all(len(group) == 1 or sum(group) <= most for group in groups)
+        together = [group for group in groups if max(group) <= most]
+        assert all(sum(one) + other[0] > most for one, other in pairwise(together))
+        assert len(together) == count

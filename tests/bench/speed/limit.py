@@ -6,8 +6,9 @@ takes one core's time beside the rest: all cores together then have that much mo
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,11 +67,18 @@ def measured_rates(folder: Path, network: nn.Module, call: Call, *, device: str)
     """Measure them here and now, each as the best of a few tries."""
     read = sum(path.stat().st_size for path in files_of(folder))
     reading = _best(lambda: _read(folder), device)
-    passing = _best(lambda: _pass(network, call, device), device)
+    passing = min(_best(partial(_pass, one, call, device), device) for one in _orders(network))
     square, block = torch.randn(_SIDE, _SIDE, device=device), bytes(16 * _BLOCK)
     multiplying = _best(lambda: square @ square, device)
     hashing = _best(lambda: hashlib.sha256(block).digest(), device)
     return Rates(read / reading, passing, _SIDE**3 / multiplying, len(block) / hashing, _copying(device))
+
+
+def _orders(network: nn.Module) -> Iterator[nn.Module]:
+    """The network, and with the channels of its images last, which is often faster."""
+    yield network
+    if any(tensor.dim() == 4 for tensor in network.parameters()):
+        yield network.to(memory_format=torch.channels_last)
 
 
 def _read(folder: Path) -> None:
