@@ -21,12 +21,13 @@ def channels_last(network: nn.Module, state: State, call: Call) -> frozenset[str
 
     It is a gain for two-dimensional convolutions in float32 on a CPU.
     """
-    names = frozenset(
-        full
+    weights = {
+        f"{name}.weight" if name else "weight"
         for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d) and _gains(state, full := f"{name}.weight" if name else "weight")
-    )
-    return names if names and _taken(network, state, call[: min(2, call.count)], names) else frozenset()
+        if isinstance(module, nn.Conv2d)
+    }
+    names = frozenset(name for name in weights if _gains(state.get(name)))
+    return names if names and _taken(network, state, call[:2], names) else frozenset()
 
 
 def laid_out(state: State, names: frozenset[str]) -> Mapping[str, Tensor]:
@@ -37,8 +38,7 @@ def laid_out(state: State, names: frozenset[str]) -> Mapping[str, Tensor]:
     }
 
 
-def _gains(state: State, name: str) -> bool:
-    weight = state.get(name)
+def _gains(weight: Tensor | None) -> bool:
     return weight is not None and weight.dtype is torch.float32 and weight.device.type == "cpu"
 
 

@@ -127,11 +127,12 @@ def test_errors_survive_pickling(kind: str) -> None:
 # ---------------------------------------------------- when the parent is stopped
 
 PARENT = """
-import sys
+import signal, sys
 from functools import partial
 from flforensics.results import no_progress
 from flforensics.scheduling.processes import Processes
 from tests.scheduling.works import sleep_in_a_folder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored in the background
 try:
     list(Processes(2).run(partial(sleep_in_a_folder, sys.argv[1]), [0, 1, 2], no_progress))
 except KeyboardInterrupt:
