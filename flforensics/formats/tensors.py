@@ -75,8 +75,8 @@ class StoredCheckpoint(Mapping[str, Tensor]):
     def pieces(self, name: str, places: Sequence[slice]) -> Iterator[Tensor]:
         """A tensor's values, flattened, in pieces that follow one another from its first value on.
 
-        A piece is the caller's to write on until the next is read. Raises as indexing does, at the last piece if the
-        file has changed.
+        A piece is the caller's to write on until the next is read. Raises as indexing does, at the last piece if
+        the file has changed.
         """
         stored = self._tensors[name]
         if stored.extent is None:
