@@ -48,6 +48,8 @@ def as_product(
         return None
     sizes = (x.shape[2:], weight.shape[2:], _each(stride, axes), _each(padding, axes), _each(dilation, axes))
     along = tuple(_Axis(*one) for one in zip(*sizes, strict=True))
+    if any(axis.stride < 1 or axis.dilation < 1 or axis.before < 0 for axis in along):
+        return None
     if all(axis.positions == 1 for axis in along):
         return _single_position(x, weight, bias, along)
     if len(x) >= _MANY and all(axis.covered for axis in along):
@@ -103,9 +105,12 @@ def _covered(x: Tensor, weight: Tensor, bias: Tensor | None, along: tuple[_Axis,
 
 
 def _order(x: Tensor, weight: Tensor) -> torch.memory_format:
-    """How torch's own convolution leaves its output in memory."""
-    last = any(one.dim() == 4 and not one.is_contiguous() for one in (x, weight))
-    return torch.channels_last if last else torch.contiguous_format
+    """How torch's own convolution leaves its output in memory: what comes next may count on it."""
+    last = torch.channels_last
+    found = any(
+        one.dim() == 4 and one.is_contiguous(memory_format=last) and not one.is_contiguous() for one in (x, weight)
+    )
+    return last if found else torch.contiguous_format
 
 
 def taps_met(size: int, positions: int, before: int, taps: int, stride: int, dilation: int) -> slice:

@@ -66,16 +66,29 @@ def test_values_and_gradients_are_the_convolutions(axes: int, samples: int) -> N
     assert bool(covered) == (samples == MANY)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("weights", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("inputs", [torch.contiguous_format, torch.channels_last])
 def test_the_output_lies_in_memory_as_torch_leaves_it(
-    weights: torch.memory_format, inputs: torch.memory_format
+    weights: torch.memory_format, inputs: torch.memory_format, dtype: torch.dtype
 ) -> None:
-    x = torch.randn(MANY, 4, 2, 2).contiguous(memory_format=inputs)
-    weight = torch.randn(5, 4, 3, 3).contiguous(memory_format=weights)
+    x = torch.randn(MANY, 4, 2, 2, dtype=dtype).contiguous(memory_format=inputs)
+    weight = torch.randn(5, 4, 3, 3, dtype=dtype).contiguous(memory_format=weights)
     found = as_product(x, weight, None, 1, 1, 1, 1)
     assert found is not None
     assert found.stride() == torch.conv2d(x, weight, None, 1, 1).stride()
+
+
+@pytest.mark.parametrize("kind", ["a part of the channels", "turned"])
+def test_a_network_may_view_what_it_may_view_of_torchs_output(kind: str) -> None:
+    """Only what lies channels last as a whole goes on so."""
+    x, weight = torch.randn(MANY, 8, 2, 2)[:, ::2], torch.randn(5, 4, 3, 3)
+    if kind == "turned":
+        x = torch.randn(MANY, 4, 2, 2).transpose(2, 3)
+    found = as_product(x, weight, None, 1, 1, 1, 1)
+    assert found is not None
+    assert found.stride() == torch.conv2d(x, weight, None, 1, 1).stride()
+    assert found.view(MANY, -1).shape == (MANY, 20)
 
 
 def test_axes_may_differ() -> None:
@@ -116,3 +129,12 @@ def test_a_sample_without_a_batch_is_left_as_it_is() -> None:
 def test_what_does_not_fit_is_torchs_to_refuse() -> None:
     with SmallMaps(), pytest.raises(RuntimeError, match="channels"):
         torch.conv2d(torch.randn(1, 3, 1, 1), torch.randn(5, 4, 1, 1))
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(0, 0, 1), (1, 0, 0), (1, -1, 1), (1, 0, -1)])
+def test_what_is_no_convolution_is_torchs_to_refuse(stride: int, padding: int, dilation: int) -> None:
+    x, weight = torch.randn(MANY, 4, 3, 3), torch.randn(5, 4, 1, 1)
+    with pytest.raises(RuntimeError):
+        torch.conv2d(x, weight, None, stride, padding, dilation)
+    with SmallMaps(), pytest.raises(RuntimeError):
+        torch.conv2d(x, weight, None, stride, padding, dilation)
