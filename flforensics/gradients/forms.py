@@ -37,15 +37,15 @@ _REUSED = 1 << 23  # values of a copy: malloc fetches one of more than 32 MB fro
 _FETCHED = 100  # operations in the time in which the system provides memory for a value
 _WRITTEN = 1 << 23  # values of a gradient that are written out at a time: each time the calls are read again
 
-Factors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From what is kept of c calls for either side, [n, c, ...], to l [n, G, O, P] and r [n, G, I, P], for G groups.
+Factors = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Tensor]]
+"""From what is kept of either side of calls that are alike, [n, ...] each, to l [n, G, O, P] and r [n, G, I, P].
 
-P are the positions of all c calls.
+G are groups, P the positions of all these calls in any order that is the same on both sides.
 """
 
 
-def _as_they_are(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    return left.movedim(1, -2).flatten(-2), right.movedim(1, -2).flatten(-2)
+def _as_they_are(left: Sequence[Tensor], right: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    return _side_by_side(list(zip(left, right, strict=True)))
 
 
 class Gradients(ABC):
@@ -319,9 +319,9 @@ class Outer(Gradients):
         """
         if self.count * self._side <= _REUSED:
             alike = groupby(self.calls, key=lambda call: (call[0].shape, call[1].shape))
-            yield _side_by_side([self.factors(*_stacked(list(calls))) for _, calls in alike])
+            yield _side_by_side([self.factors(*zip(*calls, strict=True)) for _, calls in alike])
         else:
-            yield from (self.factors(*_stacked([call])) for call in self.calls)
+            yield from (self.factors([left], [right]) for left, right in self.calls)
 
 
 def _add_products(matrices: Tensor, factors: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -347,14 +347,6 @@ def _merged(
 def _same(one: Tensor, other: Tensor) -> bool:
     """Whether both are the same values in memory."""
     return (one.data_ptr(), one.shape, one.stride()) == (other.data_ptr(), other.shape, other.stride())
-
-
-def _stacked(calls: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """What is kept of calls that are alike, [n, c, ...] for either side."""
-    left, right = (
-        torch.stack(side, 1) if len(side) > 1 else side[0][:, None] for side in zip(*calls, strict=True)
-    )
-    return left, right
 
 
 def _side_by_side(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ found by the exact class that defines their forward: a subclass may compute some
 it is given one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 
@@ -143,9 +143,9 @@ def rule_of(layer: nn.Module) -> Rule | None:
     return LAYERS.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
-def _features(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """[n, c, P, features] of both, as the one group of a matrix."""
-    return left.flatten(1, 2).mT.unsqueeze(1), right.flatten(1, 2).mT.unsqueeze(1)
+def _features(left: Sequence[Tensor], right: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """[n, P, features] of both, as the one group of a matrix."""
+    return torch.cat(list(left), 1).mT.unsqueeze(1), torch.cat(list(right), 1).mT.unsqueeze(1)
 
 
 def _box(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[slice, ...]:
@@ -159,29 +159,36 @@ def _box(layer: nn.Module, x: Tensor, g: Tensor) -> tuple[slice, ...]:
     return tuple(taps_met(*axis) for axis in axes)
 
 
-def _unfolded(layer: nn.Module, box: tuple[slice, ...], g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What the taps of the box saw of the inputs [n, c, C, *map] at each output position, group by group.
+def _unfolded(
+    layer: nn.Module, box: tuple[slice, ...], g: Sequence[Tensor], x: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What the taps of the box saw of the inputs [n, C, *map] at each output position, group by group.
 
-    Copied in the order that has the longer runs: position by position, or tap by tap.
+    Copied in the order that has the longer runs: position by position, or tap by tap. The calls come last: what a
+    tap saw of one row of the map is one run for all of them.
     """
-    (samples, calls), groups, places = x.shape[:2], int(layer.groups), g.shape[3:]  # type: ignore[arg-type]
-    x = _padded(layer, x.flatten(0, 1))
-    x = x.view(samples, calls, *x.shape[1:])
+    groups, places, calls = int(layer.groups), g[0].shape[2:], len(x)  # type: ignore[arg-type]
+    maps, slopes = _padded(layer, x), _calls_last(g)
     _, stride, dilation = _geometry(layer)
-    axes = list(zip(x.stride()[3:], box, stride, dilation, strict=True))
+    (samples, channels), (by_sample, by_channel, *along, by_call) = maps.shape[:2], maps.stride()
+    axes = list(zip(along, box, stride, dilation, strict=True))
     taps, between = tuple(side.stop - side.start for side in box), tuple(one * apart for one, _, _, apart in axes)
     steps = tuple(one * step for one, _, step, _ in axes)
-    begin = x.storage_offset() + sum(one * side.start * apart for one, side, _, apart in axes)
-    channels, (by_sample, by_call, by_channel) = x.shape[2], x.stride()[:3]
+    begin = maps.storage_offset() + sum(one * side.start * apart for one, side, _, apart in axes)
     positions = calls * prod(places)
-    g = g.transpose(1, 2).reshape(samples, groups, -1, positions)
-    if places[-1] >= taps[-1]:
-        sizes, strides = (channels, *taps, calls, *places), (by_channel, *between, by_call, *steps)
-        windows = x.as_strided((samples, *sizes), (by_sample, *strides), begin)
-        return g, windows.reshape(samples, groups, -1, positions)
-    sizes, strides = (calls, *places, channels, *taps), (by_call, *steps, by_channel, *between)
-    windows = x.as_strided((samples, *sizes), (by_sample, *strides), begin)
-    return g, windows.reshape(samples, positions, groups, -1).permute(0, 2, 3, 1)
+    left = slopes.reshape(samples, groups, -1, positions)
+    if calls * places[-1] >= taps[-1]:
+        sizes, strides = (channels, *taps, *places, calls), (by_channel, *between, *steps, by_call)
+        windows = maps.as_strided((samples, *sizes), (by_sample, *strides), begin)
+        return left, windows.reshape(samples, groups, -1, positions)
+    sizes, strides = (*places, calls, channels, *taps), (*steps, by_call, by_channel, *between)
+    windows = maps.as_strided((samples, *sizes), (by_sample, *strides), begin)
+    return left, windows.reshape(samples, positions, groups, -1).permute(0, 2, 3, 1)
+
+
+def _calls_last(calls: Sequence[Tensor]) -> Tensor:
+    """[n, ...] of each call as [n, ..., calls]; a view of one."""
+    return calls[0].unsqueeze(-1) if len(calls) == 1 else torch.stack(list(calls), -1)
 
 
 def _geometry(layer: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -222,7 +229,9 @@ def _affine(normalised: Tensor, g: Tensor, axes: int) -> Found:
     return _dense((g * normalised).sum(between), g.sum(between))
 
 
-def _padded(layer: nn.Module, x: Tensor) -> Tensor:
-    """The input with the layer's own padding applied ('same' and reflecting paddings too)."""
-    mode = str(layer.padding_mode)
-    return F.pad(x, layer._reversed_padding_repeated_twice, "constant" if mode == "zeros" else mode)  # type: ignore[arg-type]
+def _padded(layer: nn.Module, calls: Sequence[Tensor]) -> Tensor:
+    """[n, C, *map, calls], with the layer's own padding applied ('same' and reflecting paddings too)."""
+    around, mode = layer._reversed_padding_repeated_twice, str(layer.padding_mode)
+    if mode == "zeros":
+        return F.pad(_calls_last(calls), (0, 0, *around))  # type: ignore[misc]
+    return _calls_last([F.pad(one, around, mode) for one in calls])  # type: ignore[arg-type]

@@ -44,6 +44,7 @@ CASES: dict[str, tuple[Make, Callable[[], Tensor]]] = {
     "conv2d": (lambda: nn.Conv2d(3, 4, 3, padding=1), lambda: images(3, 6, 5)),
     "conv2d strided": (lambda: nn.Conv2d(3, 4, (3, 2), stride=(2, 3), bias=False), lambda: images(3, 8, 9)),
     "conv2d grouped": (lambda: nn.Conv2d(4, 8, 3, groups=4, dilation=2, padding=2), lambda: images(4, 7, 7)),
+    "conv2d over the whole width": (lambda: nn.Conv2d(2, 3, (4, 5)), lambda: images(2, 6, 5)),
     "conv2d same": (lambda: nn.Conv2d(2, 3, (3, 5), padding="same"), lambda: images(2, 6, 6)),
     "conv2d reflect": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), lambda: images(2, 6, 6)),
     "conv2d on one pixel": (lambda: nn.Conv2d(3, 4, 3, padding=1), lambda: images(3, 1, 1)),
