@@ -8,7 +8,7 @@ counts how often.
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flforensics.errors import NotComputableError
 from flforensics.gradients import Block, Support, joined, whole
-from flforensics.provenance.case import Case
+from flforensics.provenance.case import Case, Settings
 from flforensics.provenance.hands import Hands
 from flforensics.provenance.profile import READING, WAITING
 from flforensics.provenance.staging import Reader, Staging, Updates
@@ -30,6 +30,7 @@ Supports = Mapping[str, Support]
 _LARGEST_BLOCK = 1 << 27  # bytes
 _OTHERS = 2  # lines that are no client's: the server's and the unexplained one
 _SMALL = 1 << 24  # bytes of small tensors that are worth one reading of every client
+_FEW = 1 << 20  # values of a client's tensors that are read with one opening of its file
 _PARTS = 16  # of all directions at most one in so many is read at once: the rest is read meanwhile
 
 
@@ -246,23 +247,52 @@ class Models(Walks):
         self, names: Sequence[str], staging: Staging, hands: Hands, *, at_once: int, factors: Sequence[float]
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """c_k θ_k in several tensors, each [k, *shape], of at most so many clients at a time, in `staging`."""
-        read = [self.case.scene.read(name) for name in names]
-        readers = [Reader([terms], self.case.settings, whole(terms.fused.numel())) for terms in read]
+        settings = self.case.settings
+        groups = [_Group.of(tensors, settings) for tensors in _few_at_once(map(self.case.scene.read, names))]
         for start in range(0, self.lines, at_once):
             lines = slice(start, min(start + at_once, self.lines))
             count = lines.stop - lines.start
-            widths = [count * terms.fused.numel() for terms in read]
-            rows = staging.take(1, sum(widths))
-            for reader, part in zip(readers, torch.split(rows[0], widths), strict=True):
-                reader.models(lines, part.view(count, -1), hands, factors=factors)
-            parts = torch.split(staging.sent(rows)[0], widths)
+            sizes = [count * sum(group.widths) for group in groups]
+            rows = staging.take(1, sum(sizes))
+            for group, part in zip(groups, torch.split(rows[0], sizes), strict=True):
+                group.reader.models(lines, part.view(count, -1), hands, factors=factors)
+            found = zip(groups, torch.split(staging.sent(rows)[0], sizes), strict=True)
             yield (
                 lines,
-                {
-                    terms.name: part.view(count, *terms.fused.shape)
-                    for terms, part in zip(read, parts, strict=True)
-                },
+                {name: rows for group, part in found for name, rows in group.divided(part.view(count, -1))},
             )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Tensors that are read together."""
+
+    tensors: Sequence[RoundTensor]
+    widths: Sequence[int]
+    reader: Reader
+
+    @classmethod
+    def of(cls, tensors: Sequence[RoundTensor], settings: Settings) -> "_Group":
+        """Side by side."""
+        widths = [terms.fused.numel() for terms in tensors]
+        return cls(tensors, widths, Reader(tensors, settings, whole(sum(widths))))
+
+    def divided(self, rows: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Rows [k, values] by tensors, each [k, *shape]."""
+        for terms, part in zip(self.tensors, torch.split(rows, list(self.widths), 1), strict=True):
+            yield terms.name, part.view(len(rows), *terms.fused.shape)
+
+
+def _few_at_once(tensors: Iterable[RoundTensor]) -> Iterator[Sequence[RoundTensor]]:
+    """One after the other, in groups of few values or a single tensor."""
+    group: list[RoundTensor] = []
+    for terms in tensors:
+        if group and sum(one.fused.numel() for one in (*group, terms)) > _FEW:
+            yield group
+            group = []
+        group.append(terms)
+    if group:
+        yield group
 
 
 def client_shares(case: Case, name: str, lines: slice) -> Tensor:

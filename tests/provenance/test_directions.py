@@ -12,8 +12,9 @@ from flforensics.fusion import rule_named
 from flforensics.gradients import Support, whole
 from flforensics.provenance.case import Case, Settings
 from flforensics.provenance.directions import Directions, Models, Supports
+from flforensics.provenance.hands import Hands
 from flforensics.provenance.localize.localizing import case_of
-from flforensics.provenance.staging import Reader
+from flforensics.provenance.staging import Reader, Staging
 from flforensics.rounds import Round, StoredModel
 from tests.provenance.architectures import ARCHITECTURES, make_round
 
@@ -126,6 +127,33 @@ def test_what_is_kept_is_not_read_again_unless_more_is_asked_of_it() -> None:
     third = walked(directions, everything)
     assert of.settings.profile.passes == 2
     torch.testing.assert_close(BOXES["4.weight"].of(third["4.weight"]).flatten(1), first["4.weight"])
+
+
+@pytest.mark.parametrize("few", [1, 150, 1 << 20])
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+@pytest.mark.parametrize("values", ["full", "delta"])
+def test_models_of_some_clients_at_a_time(
+    values: str, at_once: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several tensors, some of which are read together: then a client's file is opened once for them."""
+    opened, several = [], StoredModel.several
+    monkeypatch.setattr(StoredModel, "several", lambda self, shapes: opened.append(self) or several(self, shapes))
+    monkeypatch.setattr("flforensics.provenance.directions._FEW", few)
+    one, factors = case(values=values), [0.5, 1.0, 0.0, -2.0, 3.0]
+    names, staging = list(one.floating), Staging(one.settings, at_once * one.parameters)
+    seen, shapes = [], {name: one.new[name].shape for name in names}
+    with Hands() as hands:
+        for lines, found in Models(one).together(names, staging, hands, at_once=at_once, factors=factors):
+            seen += list(range(len(factors)))[lines]
+            assert list(found) == names
+            for name, rows in found.items():
+                models = expected(name, whole(shapes[name].numel()), models=True)[lines]
+                truth = (models * torch.tensor(factors[lines], dtype=torch.float64)[:, None]).view(
+                    -1, *shapes[name]
+                )
+                torch.testing.assert_close(rows, truth, rtol=0, atol=1e-6)
+    assert seen == [0, 1, 2, 3, 4]
+    assert len(opened) == {1: 0, 150: 10, 1 << 20: 5}[few]
 
 
 def test_small_tensors_of_a_client_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """One layer with many clients' weights: against the layer itself, one client at a time."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.func import functional_call
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
+from flforensics.provenance import many_models
 from flforensics.provenance.many_models import products_of, written_out_is_right
 
 CLIENTS, INPUTS, LENGTH, WIDTH = 3, 4, 5, 12
@@ -60,10 +62,15 @@ def truth(module: nn.Module, weights: dict[str, Tensor], x: Tensor, gradient: Te
     return torch.stack(columns, 1)
 
 
+@pytest.mark.parametrize("narrow", [0, 1000])
 @pytest.mark.parametrize("cached", [1, 150, 1 << 22])
 @pytest.mark.parametrize("act", ["gelu", "relu", "gelu_new"])
-def test_a_bert_layer_written_out_is_the_layer(act: str, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bert_layer_written_out_is_the_layer(
+    act: str, cached: int, narrow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With keys and values of all positions, and from turned queries."""
     monkeypatch.setattr("flforensics.provenance.many_models._CACHED", cached)
+    monkeypatch.setattr("flforensics.provenance.many_models._NARROW", narrow)
     module = layer(hidden_act=act, layer_norm_eps=1e-3)
     weights, x, gradient = inputs_of(module)
     assert written_out_is_right(module, weights, x)
@@ -78,6 +85,29 @@ def test_what_is_no_plain_bert_layer_is_run_itself(make: Callable[[], nn.Module]
     assert not written_out_is_right(module, weights, x)
     found = products_of(module, weights, x)(module, weights, x, gradient)
     torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
+
+
+def test_few_positions_that_ask_need_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of many, as in the last layer of a classifier; where all of them ask, keys are less work."""
+    ways: list[str] = []
+    for name in ("_from_keys", "_from_turned_queries"):
+        way = getattr(many_models, name)
+        monkeypatch.setattr(many_models, name, partial(noted, name, way, ways))
+    module = layer()
+    weights, _, _ = inputs_of(module)
+    x = torch.randn(2, 60, WIDTH, dtype=torch.float64)
+    first, everywhere = torch.zeros_like(x), torch.randn_like(x)
+    first[:, 0] = 1
+    for gradient in (first, everywhere):
+        found = many_models.written_out(module, weights, x, gradient)
+        torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
+    assert ways == ["_from_turned_queries", "_from_keys"]
+
+
+def noted(name: str, way: Callable[..., Tensor], ways: list[str], *arguments: object) -> Tensor:
+    """What a way gives, after its name was put down."""
+    ways.append(name)
+    return way(*arguments)
 
 
 def test_no_gradient_at_all_is_zero() -> None:
