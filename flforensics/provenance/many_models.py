@@ -21,8 +21,8 @@ from flforensics.gradients.record import output_of
 Weights = Mapping[str, Tensor]
 """The layer's own floating-point tensors by name, each [k, *shape] for k clients."""
 
-Products = Callable[[nn.Module, Weights, Tensor, Tensor], Tensor]
-"""⟨g_n, layer(x_n; θ_k)⟩, [N, k], of a layer, k clients' weights, inputs x [N, ...] and gradients g [N, ...]."""
+Products = Callable[[Weights], Tensor]
+"""⟨g_n, layer(x_n; θ_k)⟩, [N, k], for k clients' weights, of one call of a layer."""
 
 _BERT_LAYER = "transformers.models.bert.modeling_bert.BertLayer"
 _CACHED = 1 << 22  # values of an intermediate result that stays near the processor
@@ -30,30 +30,46 @@ _NARROW = 3  # as long takes a multiplication in the narrow products of turned q
 _ALIKE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
-def products_of(layer: nn.Module, weights: Weights, x: Tensor) -> Products:
-    """How a layer is run with many clients' weights: written out where that is right for these, or by itself."""
-    return written_out if written_out_is_right(layer, weights, x) else run_by_itself
+def products_of(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tensor) -> Products:
+    """How a layer is run on x [N, ...], whose output has the gradient g [N, ...], with many clients' weights.
+
+    Written out where that is right for these weights, or by itself.
+    """
+    if written_out_is_right(layer, weights, x):
+        return WrittenOut(layer, x, gradient)
+    return partial(_run_by_itself, layer, x, gradient)
 
 
-def run_by_itself(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tensor) -> Tensor:
-    """`Products` of any layer."""
+def _run_by_itself(layer: nn.Module, x: Tensor, gradient: Tensor, weights: Weights) -> Tensor:
     return torch.einsum("knf,nf->nk", _outputs(layer, weights, x).flatten(2), gradient.flatten(1))
 
 
-def written_out(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tensor) -> Tensor:
+class WrittenOut:
     """`Products` of a BertLayer."""
-    reached = gradient.flatten(2).any(2)
-    found = gradient.new_zeros(len(x), len(next(iter(weights.values()))))
-    inputs, clients = _at_once(weights, x)
-    for rows in _slices(len(x), inputs):
-        if not reached[rows].any():
-            continue
-        asked = _Asked(x[rows], reached[rows])
-        slopes = asked.of(gradient[rows])
-        for lines in _slices(found.shape[1], clients):
-            met = torch.einsum("kmf,mf->mk", _bert_layer(_Own(layer, weights, lines), asked), slopes)
-            found[rows, lines] = found[rows, lines].index_add(0, asked.inputs, met)
-    return found
+
+    def __init__(self, layer: nn.Module, x: Tensor, gradient: Tensor) -> None:
+        self._layer, self._shape = layer, x.shape[:2]
+        widest = max(layer.intermediate.dense.out_features, x.shape[2])  # type: ignore[type-var, union-attr]
+        values = x.shape[1] * int(widest)  # type: ignore[arg-type]
+        inputs = min(len(x), max(1, _CACHED // values))
+        self._at_once = _divisible(max(1, _CACHED // (inputs * values)), torch.get_num_threads())
+        reached = gradient.flatten(2).any(2)
+        self._parts = [
+            (rows, _Asked(x[rows], reached[rows]), gradient[rows][reached[rows]])
+            for rows in _slices(len(x), inputs)
+            if reached[rows].any()
+        ]
+
+    def __call__(self, weights: Weights) -> Tensor:
+        """Inputs and clients so few at a time that intermediate results stay near the processor."""
+        clients = len(weights["output.dense.bias"])
+        found = weights["output.dense.bias"].new_zeros(self._shape[0], clients)
+        for rows, asked, slopes in self._parts:
+            for lines in _slices(clients, self._at_once):
+                outputs = _bert_layer(_Own(self._layer, weights, lines), asked)
+                met = torch.einsum("kmf,mf->mk", outputs, slopes)
+                found[rows, lines] = found[rows, lines].index_add(0, asked.inputs, met)
+        return found
 
 
 def _outputs(layer: nn.Module, weights: Weights, x: Tensor) -> Tensor:
@@ -83,15 +99,9 @@ def written_out_is_right(layer: nn.Module, weights: Weights, x: Tensor) -> bool:
     return apart <= _ALIKE[x.dtype] * float(truth.abs().max())
 
 
-def _at_once(weights: Weights, x: Tensor) -> tuple[int, int]:
-    """Of how many inputs and clients intermediate results stay near the processor.
-
-    Threads divide the clients' products among themselves, so that each should get as many of them.
-    """
-    widest, threads = max(weights["intermediate.dense.bias"].shape[1], x.shape[2]), torch.get_num_threads()
-    inputs = min(len(x), max(1, _CACHED // (x.shape[1] * widest)))
-    clients = max(1, _CACHED // (inputs * x.shape[1] * widest))
-    return inputs, clients - clients % threads if clients > threads else clients
+def _divisible(count: int, threads: int) -> int:
+    """Of so many clients as many as threads can divide evenly among themselves."""
+    return count - count % threads if count > threads else count
 
 
 def _slices(count: int, step: int) -> Iterator[slice]:
@@ -101,20 +111,16 @@ def _slices(count: int, step: int) -> Iterator[slice]:
 class _Asked:
     """Inputs x [n, P, features], and the positions whose output is wanted, from a mask [n, P] of those.
 
-    There are `count` of them, m, input by input; of an input at most `most`.
+    There are m of them, input by input; of an input at most `most`. `own` are the inputs there, [m, features].
     """
 
     def __init__(self, x: Tensor, mask: Tensor) -> None:
-        self.x, self.own, self._mask = x, x[mask], mask
+        self.x, self.own = x, x[mask]
         self.inputs, _ = mask.nonzero(as_tuple=True)
         counts = mask.sum(1)
-        self.count, self.most = len(self.inputs), int(counts.max())
+        self.most = int(counts.max())
         self._places = torch.arange(self.most, device=mask.device) < counts[:, None]
-        self._alike = self.count == self._places.numel()
-
-    def of(self, x: Tensor) -> Tensor:
-        """Theirs of x [n, P, features], [m, features]; `own` are those of the inputs."""
-        return x[self._mask]
+        self._alike = len(self.inputs) == self._places.numel()
 
     def spread(self, rows: Tensor) -> Tensor:
         """[k, m, features] as [k, n, the most of an input, features], with zeros where an input has fewer."""
@@ -180,7 +186,7 @@ def _attention(own: _Own, asked: _Asked) -> Tensor:
 
 
 def _from_keys(own: _Own, x: Tensor, asking: Tensor) -> Tensor:
-    """Keys and values of all positions of x [n, P, features], for queries [k, n · most, heads, d]."""
+    """What queries [k, n · most, heads, d] see, from keys and values of all positions of x [n, P, features]."""
     shape = (own.clients * len(x), -1, *asking.shape[2:])
     seen = [own.linear(f"attention.self.{name}", x.flatten(0, 1)) for name in ("key", "value")]
     query, key, value = (one.view(shape).transpose(1, 2) for one in (asking, *seen))
@@ -188,15 +194,22 @@ def _from_keys(own: _Own, x: Tensor, asking: Tensor) -> Tensor:
 
 
 def _from_turned_queries(own: _Own, x: Tensor, query: Tensor) -> Tensor:
-    """The same without keys and values: q · (W x) = (qW) · x, and Σ a (W x + b) = W Σ a x + b as Σ a is 1.
+    """The same without keys and values: q · (W x + b) = (qW) · x + q · b, and Σ a (W x + b) = W Σ a x + b.
 
-    A key's bias adds the same to all that a query meets, which the softmax takes away again.
+    What q · b adds to all that a query meets the softmax takes away again, unless it is so large that a
+    computation with keys would lose the rest: then so does this one.
     """
     clients, rows, heads, size = query.shape
-    key, value = (own[f"attention.self.{name}.weight"].view(clients, heads, size, -1) for name in ("key", "value"))
-    asking = (query.transpose(1, 2) @ key).view(clients * heads, len(x), rows // len(x), -1)
-    asking = asking.transpose(0, 1).flatten(1, 2)
-    weighed = torch.softmax(asking @ x.mT / size**0.5, -1) @ x
+    weights, biases = (
+        [own[f"attention.self.{name}.{kind}"].view(clients, heads, size, -1) for name in ("key", "value")]
+        for kind in ("weight", "bias")
+    )
+    query = query.transpose(1, 2)
+    by_input = (clients * heads, len(x), rows // len(x), -1)
+    asking, shift = (
+        (query @ of_keys).view(by_input).transpose(0, 1).flatten(1, 2) for of_keys in (weights[0], biases[0])
+    )
+    weighed = torch.softmax((asking @ x.mT + shift) / size**0.5, -1) @ x
     back = weighed.view(len(x), clients * heads, rows // len(x), -1).transpose(0, 1)
-    found = (back.reshape(clients, heads, rows, -1) @ value.mT).transpose(1, 2)
-    return found + own["attention.self.value.bias"].view(clients, 1, heads, size)
+    found = back.reshape(clients, heads, rows, -1) @ weights[1].mT + biases[1].mT
+    return found.transpose(1, 2)

@@ -11,6 +11,7 @@ and no client is ever run.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -124,15 +125,17 @@ class _Observed:
             name: [tap for tap in taps if tap.name == name] for name in dict.fromkeys(tap.name for tap in taps)
         }
         found = {name: self._nothing(case) for name in calls}
-        ways: dict[str, Products] = {}
         first = {name: called[0] for name, called in calls.items()}
         with torch.no_grad(), Hands() as hands:
-            for name, lines, weights in hands.ahead(self._weights(first, hands)):
-                for tap in calls[name]:
-                    if name not in ways:
-                        ways[name] = products_of(tap.module, weights, tap.arguments[0])
-                    products = ways[name](tap.module, weights, tap.arguments[0], tap.gradient)
-                    found[name][:, lines] += products.double()
+            read = hands.ahead(self._weights(first, hands))
+            for name, parts in groupby(read, key=lambda one: one[0]):
+                ways: list[Products] = []
+                for _, lines, weights in parts:
+                    ways = ways or [
+                        products_of(tap.module, weights, tap.arguments[0], tap.gradient) for tap in calls[name]
+                    ]
+                    for products in ways:
+                        found[name][:, lines] += products(weights).double()
         return found
 
     def _weights(self, taps: Mapping[str, Tap], hands: Hands) -> Iterator[tuple[str, slice, Mapping[str, Tensor]]]:

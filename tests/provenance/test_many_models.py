@@ -11,7 +11,7 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
 from flforensics.provenance import many_models
-from flforensics.provenance.many_models import products_of, written_out_is_right
+from flforensics.provenance.many_models import WrittenOut, products_of, written_out_is_right
 
 CLIENTS, INPUTS, LENGTH, WIDTH = 3, 4, 5, 12
 
@@ -74,7 +74,7 @@ def test_a_bert_layer_written_out_is_the_layer(
     module = layer(hidden_act=act, layer_norm_eps=1e-3)
     weights, x, gradient = inputs_of(module)
     assert written_out_is_right(module, weights, x)
-    found = products_of(module, weights, x)(module, weights, x, gradient)
+    found = products_of(module, weights, x, gradient)(weights)
     torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
 
 
@@ -83,7 +83,7 @@ def test_what_is_no_plain_bert_layer_is_run_itself(make: Callable[[], nn.Module]
     module = make()
     weights, x, gradient = inputs_of(module)
     assert not written_out_is_right(module, weights, x)
-    found = products_of(module, weights, x)(module, weights, x, gradient)
+    found = products_of(module, weights, x, gradient)(weights)
     torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
 
 
@@ -99,9 +99,26 @@ def test_few_positions_that_ask_need_no_keys(monkeypatch: pytest.MonkeyPatch) ->
     first, everywhere = torch.zeros_like(x), torch.randn_like(x)
     first[:, 0] = 1
     for gradient in (first, everywhere):
-        found = many_models.written_out(module, weights, x, gradient)
+        found = WrittenOut(module, x, gradient)(weights)
         torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
     assert ways == ["_from_turned_queries", "_from_keys"]
+
+
+@pytest.mark.parametrize("narrow", [0, 1000])
+@pytest.mark.parametrize("which", ["query", "key", "value"])
+def test_a_client_whose_layer_breaks_down_has_no_product(
+    which: str, narrow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key's bias has no effect in exact arithmetic; a client that sent an infinite one has broken its layer."""
+    monkeypatch.setattr("flforensics.provenance.many_models._NARROW", narrow)
+    module = layer()
+    weights, x, gradient = inputs_of(module)
+    weights[f"attention.self.{which}.bias"][1, 2] = torch.inf
+    expected = truth(module, weights, x, gradient)
+    assert expected.isnan().any(0).tolist() == [False, True, False]
+    asked = gradient.flatten(1).any(1)
+    found = products_of(module, weights, x, gradient)(weights)
+    torch.testing.assert_close(found[asked], expected[asked], rtol=1e-10, atol=1e-10, equal_nan=True)
 
 
 def noted(name: str, way: Callable[..., Tensor], ways: list[str], *arguments: object) -> Tensor:
@@ -114,6 +131,6 @@ def test_no_gradient_at_all_is_zero() -> None:
     module = layer()
     weights, x, gradient = inputs_of(module)
     assert torch.equal(
-        products_of(module, weights, x)(module, weights, x, 0 * gradient),
+        products_of(module, weights, x, 0 * gradient)(weights),
         torch.zeros(INPUTS, CLIENTS, dtype=torch.float64),
     )
