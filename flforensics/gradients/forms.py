@@ -33,7 +33,7 @@ A core at 65 GFLOP/s shares 12 GB/s with another; an H200 has 60 TFLOP/s (withou
 PIECE = 1 << 20
 """Values of an intermediate result that stays in the cache."""
 
-_REUSED = 1 << 24  # values of a copy of several calls: beyond it each is one of its own, or fewer samples are
+_REUSED = 1 << 24  # values of calls side by side: beyond it fewer samples at a time, or one call after the other
 _FETCHED = 100  # operations in the time in which the system provides memory for a value
 _WRITTEN = 1 << 23  # values of a gradient that are written out at a time: each time the calls are read again
 
