@@ -8,7 +8,7 @@ counts how often.
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -93,19 +93,10 @@ class Walks(ABC):
 
     def _groups(self, supports: Supports) -> Iterator[Supports]:
         """Small tensors together, as many as fit in a block with all their clients; every other one alone."""
-        small: dict[str, Support] = {}
         clients, itemsize = max(1, len(self.case.clients)), self.case.settings.dtype.itemsize
         most = min(self._room // clients, max(_SMALL // itemsize // clients, _width(supports) // _PARTS))
-        for name, support in supports.items():
-            if not support.everything or support.width > most:
-                yield {name: support}
-                continue
-            if _width(small) + support.width > most:
-                yield small
-                small = {}
-            small[name] = support
-        if small:
-            yield small
+        sizes = {name: one.width if one.everything else most + 1 for name, one in supports.items()}
+        return ({name: supports[name] for name in names} for names in _few_at_once(sizes, most))
 
     def _some(self, group: Supports) -> list[slice]:
         """The clients in blocks."""
@@ -247,20 +238,21 @@ class Models(Walks):
         self, names: Sequence[str], staging: Staging, hands: Hands, *, at_once: int, factors: Sequence[float]
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """c_k θ_k in several tensors, each [k, *shape], of at most so many clients at a time, in `staging`."""
-        settings = self.case.settings
-        groups = [_Group.of(tensors, settings) for tensors in _few_at_once(map(self.case.scene.read, names))]
+        sizes = {name: self.case.new[name].numel() for name in names}
+        groups = [
+            _Group.of([self.case.scene.read(name) for name in few], self.case.settings)
+            for few in _few_at_once(sizes, _FEW)
+        ]
         for start in range(0, self.lines, at_once):
             lines = slice(start, min(start + at_once, self.lines))
             count = lines.stop - lines.start
-            sizes = [count * sum(group.widths) for group in groups]
-            rows = staging.take(1, sum(sizes))
-            for group, part in zip(groups, torch.split(rows[0], sizes), strict=True):
+            lengths = [count * sum(group.widths) for group in groups]
+            rows = staging.take(1, sum(lengths))
+            for group, part in zip(groups, torch.split(rows[0], lengths), strict=True):
                 group.reader.models(lines, part.view(count, -1), hands, factors=factors)
-            found = zip(groups, torch.split(staging.sent(rows)[0], sizes), strict=True)
-            yield (
-                lines,
-                {name: rows for group, part in found for name, rows in group.divided(part.view(count, -1))},
-            )
+            sent = zip(groups, torch.split(staging.sent(rows)[0], lengths), strict=True)
+            found = {name: own for group, part in sent for name, own in group.divided(part.view(count, -1))}
+            yield lines, {name: found[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -283,16 +275,19 @@ class _Group:
             yield terms.name, part.view(len(rows), *terms.fused.shape)
 
 
-def _few_at_once(tensors: Iterable[RoundTensor]) -> Iterator[Sequence[RoundTensor]]:
-    """One after the other, in groups of few values or a single tensor."""
-    group: list[RoundTensor] = []
-    for terms in tensors:
-        if group and sum(one.fused.numel() for one in (*group, terms)) > _FEW:
-            yield group
-            group = []
-        group.append(terms)
-    if group:
-        yield group
+def _few_at_once(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """The names of small tensors, as many together as come to `most` values, and of every larger one alone."""
+    small: list[str] = []
+    for name, size in sizes.items():
+        if size > most:
+            yield [name]
+            continue
+        if sum(sizes[one] for one in small) + size > most:
+            yield small
+            small = []
+        small.append(name)
+    if small:
+        yield small
 
 
 def client_shares(case: Case, name: str, lines: slice) -> Tensor:

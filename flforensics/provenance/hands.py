@@ -55,6 +55,11 @@ class Hands:
         return list(self._hands.map(work, range(len(portions)), portions))
 
 
+def divisible(count: int, parts: int) -> int:
+    """Of so many clients as many as that number of hands or threads can divide evenly, where there are enough."""
+    return count - count % parts if count > parts else count
+
+
 def _alone(ready: Barrier) -> None:
     """Torch keeps a number for each thread, from the first time on that it needs one there."""
     torch.set_num_threads(1)

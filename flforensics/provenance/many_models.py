@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from flforensics.gradients.record import output_of
+from flforensics.provenance.hands import divisible
 
 Weights = Mapping[str, Tensor]
 """The layer's own floating-point tensors by name, each [k, *shape] for k clients."""
@@ -52,7 +53,7 @@ class WrittenOut:
         widest = max(layer.intermediate.dense.out_features, x.shape[2])  # type: ignore[type-var, union-attr]
         values = x.shape[1] * int(widest)  # type: ignore[arg-type]
         inputs = min(len(x), max(1, _CACHED // values))
-        self._at_once = _divisible(max(1, _CACHED // (inputs * values)), torch.get_num_threads())
+        self._at_once = divisible(max(1, _CACHED // (inputs * values)), torch.get_num_threads())
         reached = gradient.flatten(2).any(2)
         self._parts = [
             (rows, _Asked(x[rows], reached[rows]), gradient[rows][reached[rows]])
@@ -95,11 +96,6 @@ def written_out_is_right(layer: nn.Module, weights: Weights, x: Tensor) -> bool:
     asked = [_bert_layer(one, _Asked(x[:1], wanted))[0] for wanted in (positions >= 0, positions == 0)]
     allowed = _ALIKE[x.dtype] * truth.abs().max()
     return all(bool((found - truth[: len(found)]).abs().max() <= allowed) for found in asked)
-
-
-def _divisible(count: int, threads: int) -> int:
-    """Of so many clients as many as threads can divide evenly among themselves."""
-    return count - count % threads if count > threads else count
 
 
 def _slices(count: int, step: int) -> Iterator[slice]:

@@ -23,7 +23,7 @@ from flforensics.gradients.plan import passing, rule_gradients
 from flforensics.provenance.case import Case, Scores
 from flforensics.provenance.chunks import in_chunks
 from flforensics.provenance.directions import Models
-from flforensics.provenance.hands import HANDS, Hands
+from flforensics.provenance.hands import HANDS, Hands, divisible
 from flforensics.provenance.many_models import Products, products_of
 from flforensics.provenance.profile import PASSES, PRODUCTS
 from flforensics.provenance.staging import Staging
@@ -147,7 +147,8 @@ class _Observed:
         }
         values = {layer: sum(new[name].numel() for name in own) for layer, own in names.items()}
         some = {
-            layer: _even(room // (values[layer] + _OUTPUTS * tap.gradient.numel())) for layer, tap in taps.items()
+            layer: divisible(max(1, room // (values[layer] + _OUTPUTS * tap.gradient.numel())), HANDS)
+            for layer, tap in taps.items()
         }
         staging = Staging(settings, max((some[layer] * values[layer] for layer in taps), default=0))
         for layer in taps:
@@ -155,11 +156,6 @@ class _Observed:
                 names[layer], staging, hands, at_once=some[layer], factors=self.factors.tolist()
             ):
                 yield layer, lines, {name.removeprefix(f"{layer}."): rows for name, rows in weights.items()}
-
-
-def _even(count: int) -> int:
-    """At least one client; and else as many for every hand that reads."""
-    return max(1, count - count % HANDS)
 
 
 def traced_layers(network: nn.Module) -> dict[str, nn.Module]:

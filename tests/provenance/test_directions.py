@@ -129,7 +129,7 @@ def test_what_is_kept_is_not_read_again_unless_more_is_asked_of_it() -> None:
     torch.testing.assert_close(BOXES["4.weight"].of(third["4.weight"]).flatten(1), first["4.weight"])
 
 
-@pytest.mark.parametrize("few", [1, 150, 1 << 20])
+@pytest.mark.parametrize("few", [1, 50, 150, 1 << 20])
 @pytest.mark.parametrize("at_once", [1, 2, 5])
 @pytest.mark.parametrize("values", ["full", "delta"])
 def test_models_of_some_clients_at_a_time(
@@ -153,7 +153,7 @@ def test_models_of_some_clients_at_a_time(
                 )
                 torch.testing.assert_close(rows, truth, rtol=0, atol=1e-6)
     assert seen == [0, 1, 2, 3, 4]
-    assert len(opened) == {1: 0, 150: 10, 1 << 20: 5}[few]
+    assert len(opened) == {1: 0, 50: 10, 150: 5, 1 << 20: 5}[few]
 
 
 def test_small_tensors_of_a_client_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
