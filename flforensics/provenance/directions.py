@@ -234,25 +234,35 @@ class Models(Walks):
                 for (name, support), values in zip(group.items(), parts, strict=True)
             ]
 
-    def together(
-        self, names: Sequence[str], staging: Staging, hands: Hands, *, at_once: int, factors: Sequence[float]
-    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """c_k θ_k in several tensors, each [k, *shape], of at most so many clients at a time, in `staging`."""
+    def several(self, names: Sequence[str]) -> "Several":
+        """Some tensors of them, whole."""
         sizes = {name: self.case.new[name].numel() for name in names}
         groups = [
             _Group.of([self.case.scene.read(name) for name in few], self.case.settings)
             for few in _few_at_once(sizes, _FEW)
         ]
-        for start in range(0, self.lines, at_once):
-            lines = slice(start, min(start + at_once, self.lines))
-            count = lines.stop - lines.start
-            lengths = [count * sum(group.widths) for group in groups]
-            rows = staging.take(1, sum(lengths))
-            for group, part in zip(groups, torch.split(rows[0], lengths), strict=True):
-                group.reader.models(lines, part.view(count, -1), hands, factors=factors)
-            sent = zip(groups, torch.split(staging.sent(rows)[0], lengths), strict=True)
-            found = {name: own for group, part in sent for name, own in group.divided(part.view(count, -1))}
-            yield lines, {name: found[name] for name in names}
+        return Several(groups, self.case.settings)
+
+
+@dataclass(frozen=True)
+class Several:
+    """Tensors of the clients' models; small ones are read with one opening of a client's file."""
+
+    groups: Sequence["_Group"]
+    settings: Settings
+
+    def of(self, lines: slice, *, factors: Sequence[float]) -> dict[str, Tensor]:
+        """c_k θ_k of some clients by tensors, each [k, *shape]; several threads may ask at once."""
+        settings, count = self.settings, lines.stop - lines.start
+        lengths = [count * sum(group.widths) for group in self.groups]
+        pinned = torch.device(settings.device).type == "cuda"
+        host = torch.empty(sum(lengths), dtype=settings.dtype, pin_memory=pinned)
+        for group, part in zip(self.groups, torch.split(host, lengths), strict=True):
+            for client, row in zip(range(lines.start, lines.stop), part.view(count, -1), strict=True):
+                group.reader.model(client, row, factor=factors[client])
+        sent = torch.split(host.to(settings.device, non_blocking=True), lengths)
+        parts = zip(self.groups, sent, strict=True)
+        return {name: rows for group, part in parts for name, rows in group.divided(part.view(count, -1))}
 
 
 @dataclass(frozen=True)

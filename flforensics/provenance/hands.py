@@ -1,10 +1,11 @@
-"""Threads that read while others compute.
+"""Threads that read while others compute, or that do both, each for itself.
 
-A block of clients is read in as many portions as there are hands, one thread each. How it is divided depends on
-nothing else, so that sums over a portion are the same on every machine.
+A block of clients is read in as many portions as there are hands by default, one thread each. How it is divided
+depends on nothing else, so that sums over a portion are the same on every machine.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from types import TracebackType
@@ -21,16 +22,17 @@ HANDS = 2
 class Hands:
     """To be used in a `with` statement, at whose end the threads do.
 
-    torch divides what a thread does among others of its own. The steps of a hand are too short for that, and hands
-    do without.
+    torch divides what a thread does among others of its own. The steps of a hand are too short for that, or there
+    are hands enough, and they do without.
     """
 
-    def __init__(self) -> None:
-        self._ahead, self._hands = ThreadPoolExecutor(1), ThreadPoolExecutor(HANDS)
+    def __init__(self, count: int = HANDS) -> None:
+        self._count = count
+        self._ahead, self._hands = ThreadPoolExecutor(1), ThreadPoolExecutor(count)
 
     def __enter__(self) -> "Hands":
-        threads, ready = torch.get_num_threads(), Barrier(1 + HANDS)
-        for _ in range(HANDS):
+        threads, ready = torch.get_num_threads(), Barrier(1 + self._count)
+        for _ in range(self._count):
             self._hands.submit(_alone, ready)
         ready.wait()
         torch.set_num_threads(threads)  # the last number that a thread asks for is also that of all new threads
@@ -39,8 +41,8 @@ class Hands:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ahead.shutdown()
-        self._hands.shutdown()
+        for threads in (self._ahead, self._hands):
+            threads.shutdown(cancel_futures=True)
 
     def ahead(self, items: Iterator[Item]) -> Iterator[Item]:
         """The items, each made on another thread while the one before it is used."""
@@ -54,10 +56,9 @@ class Hands:
         portions = _portions(lines)
         return list(self._hands.map(work, range(len(portions)), portions))
 
-
-def divisible(count: int, parts: int) -> int:
-    """Of so many clients as many as that number of hands or threads can divide evenly, where there are enough."""
-    return count - count % parts if count > parts else count
+    def each(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
+        """`work` is done for every item, by whichever hand is free; after an error no other is begun."""
+        deque(self._hands.map(work, items), maxlen=0)
 
 
 def _alone(ready: Barrier) -> None:

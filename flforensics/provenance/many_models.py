@@ -1,15 +1,16 @@
 """One layer with the weights of many clients, all on the same input, met with the gradient of its output.
 
 Any layer can be run so by `torch.func.vmap`. Hugging Face's BertLayer, which TraceFL observes as a whole, is
-written out too: a few large matrix products for several clients at a time, and only for the positions that have a
-gradient. In the last layer of a classifier that is the first position alone, for which the others' keys and values
-are not needed, and in every layer the padding behind a short text has none: most of the work falls away. What is
-written out is compared with the layer itself, for one client and input, before it is used.
+written out too: a few large matrix products, and only for the positions that have a gradient. In the last layer of
+a classifier that is the first position alone, for which the others' keys and values are not needed, and in every
+layer the padding behind a short text has none: most of the work falls away. What is written out is compared with
+the layer itself, for one client and input, before it is used.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from flforensics.gradients.record import output_of
-from flforensics.provenance.hands import divisible
 
 Weights = Mapping[str, Tensor]
 """The layer's own floating-point tensors by name, each [k, *shape] for k clients."""
@@ -26,18 +26,19 @@ Products = Callable[[Weights], Tensor]
 """⟨g_n, layer(x_n; θ_k)⟩, [N, k], for k clients' weights, of one call of a layer."""
 
 _BERT_LAYER = "transformers.models.bert.modeling_bert.BertLayer"
-_CACHED = 1 << 22  # values of an intermediate result that stays near the processor
 _NARROW = 3  # as long takes a multiplication in the narrow products of turned queries
 _ALIKE = {torch.float64: 1e-9, torch.float32: 1e-4}
+_IN_THE_LAYER = Lock()  # held while clients' weights stand in a layer instead of its own
 
 
-def products_of(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tensor) -> Products:
+def products_of(layer: nn.Module, weights: Weights, x: Tensor, gradient: Tensor, *, room: int) -> Products:
     """How a layer is run on x [N, ...], whose output has the gradient g [N, ...], with many clients' weights.
 
-    Written out where that is right for these weights, or by itself.
+    Written out where that is right for these weights, with so many inputs at a time that an intermediate result of
+    a client has no more values than there is `room` for; or by itself. Several threads may ask at once.
     """
     if written_out_is_right(layer, weights, x):
-        return WrittenOut(layer, x, gradient)
+        return WrittenOut(layer, x, gradient, room=room)
     return partial(_run_by_itself, layer, x, gradient)
 
 
@@ -48,12 +49,10 @@ def _run_by_itself(layer: nn.Module, x: Tensor, gradient: Tensor, weights: Weigh
 class WrittenOut:
     """`Products` of a BertLayer."""
 
-    def __init__(self, layer: nn.Module, x: Tensor, gradient: Tensor) -> None:
-        self._layer, self._shape = layer, x.shape[:2]
+    def __init__(self, layer: nn.Module, x: Tensor, gradient: Tensor, *, room: int) -> None:
+        self._layer, self._count = layer, len(x)
         widest = max(layer.intermediate.dense.out_features, x.shape[2])  # type: ignore[type-var, union-attr]
-        values = x.shape[1] * int(widest)  # type: ignore[arg-type]
-        inputs = min(len(x), max(1, _CACHED // values))
-        self._at_once = divisible(max(1, _CACHED // (inputs * values)), torch.get_num_threads())
+        inputs = max(1, room // (x.shape[1] * int(widest)))  # type: ignore[arg-type]
         reached = gradient.flatten(2).any(2)
         self._parts = [
             (rows, _Asked(x[rows], reached[rows]), gradient[rows][reached[rows]])
@@ -62,14 +61,11 @@ class WrittenOut:
         ]
 
     def __call__(self, weights: Weights) -> Tensor:
-        """Inputs and clients so few at a time that intermediate results stay near the processor."""
-        clients = len(weights["output.dense.bias"])
-        found = weights["output.dense.bias"].new_zeros(self._shape[0], clients)
+        own = _Own(self._layer, weights)
+        found = weights["output.dense.bias"].new_zeros(self._count, own.clients)
         for rows, asked, slopes in self._parts:
-            for lines in _slices(clients, self._at_once):
-                outputs = _bert_layer(_Own(self._layer, weights, lines), asked)
-                met = torch.einsum("kmf,mf->mk", outputs, slopes)
-                found[rows, lines] = found[rows, lines].index_add(0, asked.inputs, met)
+            met = torch.einsum("kmf,mf->mk", _bert_layer(own, asked), slopes)
+            found[rows] = found[rows].index_add(0, asked.inputs, met)
         return found
 
 
@@ -80,7 +76,8 @@ def _outputs(layer: nn.Module, weights: Weights, x: Tensor) -> Tensor:
 
 def _output(layer: nn.Module, own: Weights, x: Tensor) -> Tensor:
     """What the layer itself returns for one client, without a mask, as published: [N, ...]."""
-    found = output_of(functional_call(layer, dict(own), (x,)))
+    with _IN_THE_LAYER:
+        found = output_of(functional_call(layer, dict(own), (x,)))
     assert found is not None
     return found
 
@@ -90,7 +87,7 @@ def written_out_is_right(layer: nn.Module, weights: Weights, x: Tensor) -> bool:
     kind = type(layer)
     if f"{kind.__module__}.{kind.__qualname__}" != _BERT_LAYER or layer.is_decoder:
         return False
-    one = _Own(layer, weights, slice(0, 1))
+    one = _Own(layer, {name: tensor[:1] for name, tensor in weights.items()})
     truth = _output(layer, {name: tensor[0] for name, tensor in weights.items()}, x[:1])[0]
     positions = torch.arange(x.shape[1], device=x.device)[None]
     asked = [_bert_layer(one, _Asked(x[:1], wanted))[0] for wanted in (positions >= 0, positions == 0)]
@@ -132,30 +129,25 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Own:
-    """A layer with the weights of some of the clients."""
+    """A layer with some clients' weights."""
 
     layer: nn.Module
     weights: Weights
-    lines: slice
-
-    def __getitem__(self, name: str) -> Tensor:
-        """One tensor of these clients, [k, *shape]."""
-        return self.weights[name][self.lines]
 
     @property
     def clients(self) -> int:
         """k."""
-        return len(self["output.dense.bias"])
+        return len(self.weights["output.dense.bias"])
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         """Every client's Linear layer on x [k, P, in] or on the same x [P, in] for all: [k, P, out]."""
-        weight, bias = self[f"{name}.weight"], self[f"{name}.bias"]
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
         return torch.baddbmm(bias[:, None], x.expand(len(weight), *x.shape[-2:]), weight.mT)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         """Every client's LayerNorm on x [k, P, features]."""
         module = self.layer.get_submodule(name)
-        weight, bias = self[f"{name}.weight"][:, None], self[f"{name}.bias"][:, None]
+        weight, bias = (self.weights[f"{name}.{kind}"][:, None] for kind in ("weight", "bias"))
         normalised = F.layer_norm(x, x.shape[-1:], eps=module.eps)  # type: ignore[arg-type]
         return torch.addcmul(bias, normalised, weight, out=normalised)
 
@@ -195,7 +187,7 @@ def _from_turned_queries(own: _Own, x: Tensor, query: Tensor) -> Tensor:
     """
     clients, rows, heads, size = query.shape
     weights, biases = (
-        [own[f"attention.self.{name}.{kind}"].view(clients, heads, size, -1) for name in ("key", "value")]
+        [own.weights[f"attention.self.{name}.{kind}"].view(clients, heads, size, -1) for name in ("key", "value")]
         for kind in ("weight", "bias")
     )
     query = query.transpose(1, 2)

@@ -8,10 +8,9 @@ are affine in their parameters, so their part is the per-sample parameter gradie
 and no client is ever run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +22,9 @@ from flforensics.gradients.plan import passing, rule_gradients
 from flforensics.provenance.case import Case, Scores
 from flforensics.provenance.chunks import in_chunks
 from flforensics.provenance.directions import Models
-from flforensics.provenance.hands import HANDS, Hands, divisible
-from flforensics.provenance.many_models import Products, products_of
+from flforensics.provenance.hands import HANDS, Hands
+from flforensics.provenance.many_models import Products, Weights, products_of
 from flforensics.provenance.profile import PASSES, PRODUCTS
-from flforensics.provenance.staging import Staging
 
 TRACED = (
     "torch.nn.modules.linear.Linear",
@@ -38,7 +36,7 @@ TRACED = (
 """The classes that the published code traces, by name, so that none of their packages is imported here."""
 
 _OUTPUTS = 8  # how many values a layer works with at a time for one of its output
-_READ_AT_ONCE = 1 << 26  # bytes of weights and outputs: the next clients' are read beside these ones' work
+_AT_ONCE = {False: 1 << 22, True: 1 << 24}  # values that a hand works with at a time, on a processor or a GPU
 _NOT_TRACED = "tracefl traces Linear, Conv2d, LayerNorm, Conv1D and BertLayer only"
 _NOT_CALLED = "its layer is not called as a module, so that there is nothing to observe"
 
@@ -120,42 +118,62 @@ class _Observed:
         return ((name, one.products) for name, (one,) in met)
 
     def _evaluated(self, case: Case, taps: list[Tap]) -> dict[str, Tensor]:
-        """Layers that are not affine run with every client's weights on the global's input, without a mask."""
-        calls = {
-            name: [tap for tap in taps if tap.name == name] for name in dict.fromkeys(tap.name for tap in taps)
-        }
-        found = {name: self._nothing(case) for name in calls}
-        first = {name: called[0] for name, called in calls.items()}
-        with torch.no_grad(), Hands() as hands:
-            read = hands.ahead(self._weights(first, hands))
-            for name, parts in groupby(read, key=lambda one: one[0]):
-                ways: list[Products] = []
-                for _, lines, weights in parts:
-                    ways = ways or [
-                        products_of(tap.module, weights, tap.arguments[0], tap.gradient) for tap in calls[name]
-                    ]
-                    for products in ways:
-                        found[name][:, lines] += products(weights).double()
+        """Layers that are not affine run with every client's weights on the global's input, without a mask.
+
+        A hand reads a layer of some clients and runs it, and then goes on with others: nobody waits for anybody.
+        """
+        calls: dict[str, list[Tap]] = {}
+        for tap in taps:
+            calls.setdefault(tap.name, []).append(tap)
+        found, on_gpu = {name: self._nothing(case) for name in calls}, self.factors.device.type == "cuda"
+        count = HANDS if on_gpu else torch.get_num_threads()
+        room = min(case.settings.memory // 8 // count // case.settings.dtype.itemsize, _AT_ONCE[on_gpu])
+
+        def run(task: tuple[_Layer, slice]) -> None:
+            layer, lines = task
+            with torch.no_grad():
+                found[layer.name][:, lines] = layer.products(lines).double()
+
+        with Hands(count) as hands:
+            hands.each(run, self._tasks(calls, room))
         return found
 
-    def _weights(self, taps: Mapping[str, Tap], hands: Hands) -> Iterator[tuple[str, slice, Mapping[str, Tensor]]]:
-        """c_k θ_k of one layer after the other for some clients at a time, so that their outputs fit in memory."""
-        settings, new = self.case.settings, self.case.new
-        room = min(settings.memory // 8, _READ_AT_ONCE) // settings.dtype.itemsize
-        names = {
-            layer: [f"{layer}.{short}" for short in _floating_names(tap.module)] for layer, tap in taps.items()
-        }
-        values = {layer: sum(new[name].numel() for name in own) for layer, own in names.items()}
-        some = {
-            layer: divisible(max(1, room // (values[layer] + _OUTPUTS * tap.gradient.numel())), HANDS)
-            for layer, tap in taps.items()
-        }
-        staging = Staging(settings, max((some[layer] * values[layer] for layer in taps), default=0))
-        for layer in taps:
-            for lines, weights in self.models.together(
-                names[layer], staging, hands, at_once=some[layer], factors=self.factors.tolist()
-            ):
-                yield layer, lines, {name.removeprefix(f"{layer}."): rows for name, rows in weights.items()}
+    def _tasks(self, calls: Mapping[str, Sequence[Tap]], room: int) -> "Iterator[tuple[_Layer, slice]]":
+        """Every layer, with some clients at a time, so that their weights and outputs fit into so many values."""
+        for name, taps in calls.items():
+            layer = self._layer(name, taps, room=room // 2)
+            values = sum(tensor.numel() for tensor in taps[0].module.state_dict().values())
+            step = max(1, room // (values + _OUTPUTS * taps[0].gradient.numel()))
+            for start in range(0, self.models.lines, step):
+                yield layer, slice(start, min(start + step, self.models.lines))
+
+    def _layer(self, name: str, taps: Sequence[Tap], *, room: int) -> "_Layer":
+        """A layer and its calls, run in the way that is right with the first client's weights."""
+        tensors = self.models.several([f"{name}.{short}" for short in _floating_names(taps[0].module)])
+        factors = self.factors.tolist()
+
+        def weights(lines: slice) -> Weights:
+            found = tensors.of(lines, factors=factors)
+            return {full.removeprefix(f"{name}."): rows for full, rows in found.items()}
+
+        with torch.no_grad():
+            first = weights(slice(0, 1))
+            ways = [products_of(tap.module, first, tap.arguments[0], tap.gradient, room=room) for tap in taps]
+        return _Layer(name, weights, ways)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that is run with clients' weights, c_k θ_k [k, *shape] by its own names, and how in each call."""
+
+    name: str
+    weights: Callable[[slice], Weights]
+    ways: Sequence[Products]
+
+    def products(self, lines: slice) -> Tensor:
+        """⟨g_l, layer_l(x_l; c_k θ_k)⟩ of some clients over all calls, [n, k]."""
+        weights = self.weights(lines)
+        return torch.stack([products(weights) for products in self.ways]).sum(0)
 
 
 def traced_layers(network: nn.Module) -> dict[str, nn.Module]:

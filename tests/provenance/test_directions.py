@@ -12,9 +12,8 @@ from flforensics.fusion import rule_named
 from flforensics.gradients import Support, whole
 from flforensics.provenance.case import Case, Settings
 from flforensics.provenance.directions import Directions, Models, Supports
-from flforensics.provenance.hands import Hands
 from flforensics.provenance.localize.localizing import case_of
-from flforensics.provenance.staging import Reader, Staging
+from flforensics.provenance.staging import Reader
 from flforensics.rounds import Round, StoredModel
 from tests.provenance.architectures import ARCHITECTURES, make_round
 
@@ -140,19 +139,16 @@ def test_models_of_some_clients_at_a_time(
     monkeypatch.setattr(StoredModel, "several", lambda self, shapes: opened.append(self) or several(self, shapes))
     monkeypatch.setattr("flforensics.provenance.directions._FEW", few)
     one, factors = case(values=values), [0.5, 1.0, 0.0, -2.0, 3.0]
-    names, staging = list(one.floating), Staging(one.settings, at_once * one.parameters)
-    seen, shapes = [], {name: one.new[name].shape for name in names}
-    with Hands() as hands:
-        for lines, found in Models(one).together(names, staging, hands, at_once=at_once, factors=factors):
-            seen += list(range(len(factors)))[lines]
-            assert list(found) == names
-            for name, rows in found.items():
-                models = expected(name, whole(shapes[name].numel()), models=True)[lines]
-                truth = (models * torch.tensor(factors[lines], dtype=torch.float64)[:, None]).view(
-                    -1, *shapes[name]
-                )
-                torch.testing.assert_close(rows, truth, rtol=0, atol=1e-6)
-    assert seen == [0, 1, 2, 3, 4]
+    shapes = {name: one.new[name].shape for name in one.floating}
+    tensors = Models(one).several(list(shapes))
+    for start in range(0, len(factors), at_once):
+        lines = slice(start, min(start + at_once, len(factors)))
+        found = tensors.of(lines, factors=factors)
+        assert found.keys() == shapes.keys()
+        for name, rows in found.items():
+            models = expected(name, whole(shapes[name].numel()), models=True)[lines]
+            truth = models * torch.tensor(factors[lines], dtype=torch.float64)[:, None]
+            torch.testing.assert_close(rows, truth.view(-1, *shapes[name]), rtol=0, atol=1e-6)
     assert len(opened) == {1: 0, 50: 10, 150: 5, 1 << 20: 5}[few]
 
 

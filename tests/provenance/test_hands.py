@@ -1,5 +1,7 @@
 """Threads beside the main one: what they make, in which order, and how many threads torch gives each."""
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +28,34 @@ def test_every_line_is_in_one_portion(count: int) -> None:
         portions = hands.share(lambda hand, some: (hand, list(range(some.start, some.stop))), slice(5, 5 + count))
     assert [hand for hand, _ in portions] == list(range(min(HANDS, count)))
     assert [line for _, lines in portions for line in lines] == list(range(5, 5 + count))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_each_item_is_worked_on_once_by_as_many_threads_as_were_asked_for(count: int) -> None:
+    done, waiting = [], threading.Barrier(count)
+
+    def work(item: int) -> None:
+        if item < count:
+            waiting.wait(timeout=60)
+        done.append(item)
+
+    with Hands(count) as hands:
+        hands.each(work, range(20))
+    assert sorted(done) == list(range(20))
+
+
+def test_the_first_error_is_raised_and_what_was_not_begun_is_left() -> None:
+    begun = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        time.sleep(0.01)
+        if item > 0:
+            raise ValueError(f"at {item}")
+
+    with pytest.raises(ValueError, match="at 1"), Hands() as hands:
+        hands.each(work, range(500))
+    assert len(begun) < 250
 
 
 def test_hands_work_alone_and_nobody_else_does() -> None:

@@ -11,9 +11,11 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
 from flforensics.provenance import many_models
+from flforensics.provenance.hands import Hands
 from flforensics.provenance.many_models import WrittenOut, products_of, written_out_is_right
 
 CLIENTS, INPUTS, LENGTH, WIDTH = 3, 4, 5, 12
+ROOM = 1 << 20
 
 
 class Half(BertLayer):
@@ -63,18 +65,17 @@ def truth(module: nn.Module, weights: dict[str, Tensor], x: Tensor, gradient: Te
 
 
 @pytest.mark.parametrize("narrow", [0, 1000])
-@pytest.mark.parametrize("cached", [1, 150, 1 << 22])
+@pytest.mark.parametrize("room", [1, 150, 1 << 22])
 @pytest.mark.parametrize("act", ["gelu", "relu", "gelu_new"])
 def test_a_bert_layer_written_out_is_the_layer(
-    act: str, cached: int, narrow: int, monkeypatch: pytest.MonkeyPatch
+    act: str, room: int, narrow: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With keys and values of all positions, and from turned queries."""
-    monkeypatch.setattr("flforensics.provenance.many_models._CACHED", cached)
     monkeypatch.setattr("flforensics.provenance.many_models._NARROW", narrow)
     module = layer(hidden_act=act, layer_norm_eps=1e-3)
     weights, x, gradient = inputs_of(module)
     assert written_out_is_right(module, weights, x)
-    found = products_of(module, weights, x, gradient)(weights)
+    found = products_of(module, weights, x, gradient, room=room)(weights)
     torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
 
 
@@ -83,8 +84,22 @@ def test_what_is_no_plain_bert_layer_is_run_itself(make: Callable[[], nn.Module]
     module = make()
     weights, x, gradient = inputs_of(module)
     assert not written_out_is_right(module, weights, x)
-    found = products_of(module, weights, x, gradient)(weights)
+    found = products_of(module, weights, x, gradient, room=ROOM)(weights)
     torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [BertLayer, Half])
+def test_threads_that_run_one_layer_do_not_disturb_each_other(kind: type[BertLayer]) -> None:
+    module = layer(kind)
+    weights, x, gradient = inputs_of(module)
+    expected, products = truth(module, weights, x, gradient), products_of(module, weights, x, gradient, room=ROOM)
+
+    def run(client: int) -> None:
+        found = products({name: rows[client : client + 1] for name, rows in weights.items()})
+        torch.testing.assert_close(found, expected[:, client : client + 1], rtol=1e-10, atol=1e-10)
+
+    with Hands(8) as hands:
+        hands.each(run, list(range(CLIENTS)) * 40)
 
 
 def test_few_positions_that_ask_need_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +114,7 @@ def test_few_positions_that_ask_need_no_keys(monkeypatch: pytest.MonkeyPatch) ->
     first, everywhere = torch.zeros_like(x), torch.randn_like(x)
     first[:, 0] = 1
     for gradient in (first, everywhere):
-        found = WrittenOut(module, x, gradient)(weights)
+        found = WrittenOut(module, x, gradient, room=ROOM)(weights)
         torch.testing.assert_close(found, truth(module, weights, x, gradient), rtol=1e-10, atol=1e-10)
     assert ways == ["_from_turned_queries", "_from_keys"]
 
@@ -117,7 +132,7 @@ def test_a_client_whose_layer_breaks_down_has_no_product(
     expected = truth(module, weights, x, gradient)
     assert expected.isnan().any(0).tolist() == [False, True, False]
     asked = gradient.flatten(1).any(1)
-    found = products_of(module, weights, x, gradient)(weights)
+    found = products_of(module, weights, x, gradient, room=ROOM)(weights)
     torch.testing.assert_close(found[asked], expected[asked], rtol=1e-10, atol=1e-10, equal_nan=True)
 
 
@@ -131,6 +146,6 @@ def test_no_gradient_at_all_is_zero() -> None:
     module = layer()
     weights, x, gradient = inputs_of(module)
     assert torch.equal(
-        products_of(module, weights, x, 0 * gradient)(weights),
+        products_of(module, weights, x, 0 * gradient, room=ROOM)(weights),
         torch.zeros(INPUTS, CLIENTS, dtype=torch.float64),
     )
