@@ -1,4 +1,4 @@
-"""Inputs in groups that fit in memory; where one does not fit after all, it is halved."""
+"""Inputs or clients in groups that fit in memory; where one of inputs does not fit after all, it is halved."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,6 +42,11 @@ def in_chunks(case: Case, work: Callable[[Case], Result], *, size: int) -> list[
         done += len(rows)
         case.progress("inputs", done, case.call.count)
     return results
+
+
+def in_steps(count: int, step: int) -> list[slice]:
+    """So many clients or inputs as slices of `step` of them, the last of what is left."""
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

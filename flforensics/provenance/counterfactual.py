@@ -15,6 +15,7 @@ from torch import Tensor
 from flforensics.errors import EvidenceError, NotComputableError
 from flforensics.fusion.rule import Scene, surveyed
 from flforensics.provenance.case import Case, Scores, Without
+from flforensics.provenance.chunks import in_steps
 from flforensics.provenance.directions import client_shares, started_from
 from flforensics.provenance.logits import class_logits_of
 from flforensics.rounds import ClientModel
@@ -78,10 +79,9 @@ def _dropped(case: Case) -> Iterator[Mapping[str, Tensor]]:
     """new − s_k for every client; the shares are read for as many clients at once as fit in the budget."""
     size = max(1, case.parameters * case.settings.dtype.itemsize)
     step = max(1, case.settings.memory // 2 // size)
-    for start in range(0, len(case.clients), step):
-        block = slice(start, min(start + step, len(case.clients)))
+    for block in in_steps(len(case.clients), step):
         shares = {name: client_shares(case, name, block) for name in case.floating}
-        for row in range(block.stop - start):
+        for row in range(block.stop - block.start):
             yield {name: case.new[name] - shares[name][row] for name in case.floating}
 
 

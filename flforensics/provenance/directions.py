@@ -19,6 +19,7 @@ from torch import Tensor
 from flforensics.errors import NotComputableError
 from flforensics.gradients import Block, Support, joined, whole
 from flforensics.provenance.case import Case, Settings
+from flforensics.provenance.chunks import in_steps
 from flforensics.provenance.hands import Hands
 from flforensics.provenance.profile import READING, WAITING
 from flforensics.provenance.staging import Reader, Staging, Updates
@@ -100,8 +101,7 @@ class Walks(ABC):
 
     def _some(self, group: Supports) -> list[slice]:
         """The clients in blocks."""
-        count, step = len(self.case.clients), max(1, self._room // max(1, _width(group)))
-        return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+        return in_steps(len(self.case.clients), max(1, self._room // max(1, _width(group))))
 
     def _staged(self, group: Supports) -> int:
         """The values of the group's largest block."""

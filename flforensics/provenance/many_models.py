@@ -7,7 +7,7 @@ layer the padding behind a short text has none: most of the work falls away. Wha
 the layer itself, for one client and input, before it is used.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from flforensics.gradients.record import output_of
+from flforensics.provenance.chunks import in_steps
 
 Weights = Mapping[str, Tensor]
 """The layer's own floating-point tensors by name, each [k, *shape] for k clients."""
@@ -56,7 +57,7 @@ class WrittenOut:
         reached = gradient.flatten(2).any(2)
         self._parts = [
             (rows, _Asked(x[rows], reached[rows]), gradient[rows][reached[rows]])
-            for rows in _slices(len(x), inputs)
+            for rows in in_steps(len(x), inputs)
             if reached[rows].any()
         ]
 
@@ -93,10 +94,6 @@ def written_out_is_right(layer: nn.Module, weights: Weights, x: Tensor) -> bool:
     asked = [_bert_layer(one, _Asked(x[:1], wanted))[0] for wanted in (positions >= 0, positions == 0)]
     allowed = _ALIKE[x.dtype] * truth.abs().max()
     return all(bool((found - truth[: len(found)]).abs().max() <= allowed) for found in asked)
-
-
-def _slices(count: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 class _Asked:

@@ -20,7 +20,7 @@ from flforensics.gradients import Tap, record, supports, tensors_met
 from flforensics.gradients.layers import rule_of
 from flforensics.gradients.plan import passing, rule_gradients
 from flforensics.provenance.case import Case, Scores
-from flforensics.provenance.chunks import in_chunks
+from flforensics.provenance.chunks import in_chunks, in_steps
 from flforensics.provenance.directions import Models
 from flforensics.provenance.hands import HANDS, Hands
 from flforensics.provenance.many_models import Products, Weights, products_of
@@ -144,8 +144,7 @@ class _Observed:
             layer = self._layer(name, taps, room=room // 2)
             values = sum(tensor.numel() for tensor in taps[0].module.state_dict().values())
             step = max(1, room // (values + _OUTPUTS * taps[0].gradient.numel()))
-            for start in range(0, self.models.lines, step):
-                yield layer, slice(start, min(start + step, self.models.lines))
+            yield from ((layer, lines) for lines in in_steps(self.models.lines, step))
 
     def _layer(self, name: str, taps: Sequence[Tap], *, room: int) -> "_Layer":
         """A layer and its calls, run in the way that is right with the first client's weights."""
