@@ -13,6 +13,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from flforensics.provenance import many_models
 from flforensics.provenance.hands import Hands
 from flforensics.provenance.many_models import WrittenOut, products_of, written_out_is_right
+from flforensics.provenance.tracefl import _Layer
 
 CLIENTS, INPUTS, LENGTH, WIDTH = 3, 4, 5, 12
 ROOM = 1 << 20
@@ -140,6 +141,16 @@ def noted(name: str, way: Callable[..., Tensor], ways: list[str], *arguments: ob
     """What a way gives, after its name was put down."""
     ways.append(name)
     return way(*arguments)
+
+
+def test_every_call_of_a_layer_counts_for_the_clients_that_were_asked_for() -> None:
+    module = layer()
+    weights, x, gradient = inputs_of(module)
+    calls = [x, torch.randn_like(x)]
+    ways = [products_of(module, weights, one, gradient, room=ROOM) for one in calls]
+    found = _Layer("layer", lambda lines: {name: rows[lines] for name, rows in weights.items()}, ways)
+    expected = torch.stack([truth(module, weights, one, gradient) for one in calls]).sum(0)
+    torch.testing.assert_close(found.products(slice(1, 3)), expected[:, 1:3], rtol=1e-10, atol=1e-10)
 
 
 def test_no_gradient_at_all_is_zero() -> None:
