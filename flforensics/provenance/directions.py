@@ -260,6 +260,7 @@ class Several:
         for group, part in zip(self.groups, torch.split(host, lengths), strict=True):
             for client, row in zip(range(lines.start, lines.stop), part.view(count, -1), strict=True):
                 group.reader.model(client, row, factor=factors[client])
+        # torch's allocator gives pinned memory to nobody else before it was copied
         sent = torch.split(host.to(settings.device, non_blocking=True), lengths)
         parts = zip(self.groups, sent, strict=True)
         return {name: rows for group, part in parts for name, rows in group.divided(part.view(count, -1))}
