@@ -4,7 +4,6 @@ A block of clients is read in as many portions as there are hands by default, on
 depends on nothing else, so that sums over a portion are the same on every machine.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -56,9 +55,9 @@ class Hands:
         portions = _portions(lines)
         return list(self._hands.map(work, range(len(portions)), portions))
 
-    def each(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
-        """`work` is done for every item, by whichever hand is free; after an error no other is begun."""
-        deque(self._hands.map(work, items), maxlen=0)
+    def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """What `work` gives for every item, done by whichever hand is free; after an error no other is begun."""
+        return list(self._hands.map(work, items))
 
 
 def _alone(ready: Barrier) -> None:

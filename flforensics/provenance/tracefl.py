@@ -8,7 +8,7 @@ are affine in their parameters, so their part is the per-sample parameter gradie
 and no client is ever run.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -129,22 +129,23 @@ class _Observed:
         count = HANDS if on_gpu else torch.get_num_threads()
         room = min(case.settings.memory // 8 // count // case.settings.dtype.itemsize, _AT_ONCE[on_gpu])
 
+        def prepared(name: str) -> _Layer:
+            return self._layer(name, calls[name], room=room // 2)
+
         def run(task: tuple[_Layer, slice]) -> None:
             layer, lines = task
             with torch.no_grad():
                 found[layer.name][:, lines] = layer.products(lines).double()
 
         with Hands(count) as hands:
-            hands.each(run, self._tasks(calls, room))
+            layers = hands.each(prepared, calls)
+            hands.each(run, self._tasks(layers, room))
         return found
 
-    def _tasks(self, calls: Mapping[str, Sequence[Tap]], room: int) -> "Iterator[tuple[_Layer, slice]]":
-        """Every layer, with some clients at a time, so that their weights and outputs fit into so many values."""
-        for name, taps in calls.items():
-            layer = self._layer(name, taps, room=room // 2)
-            values = sum(tensor.numel() for tensor in taps[0].module.state_dict().values())
-            step = max(1, room // (values + _OUTPUTS * taps[0].gradient.numel()))
-            yield from ((layer, lines) for lines in in_steps(self.models.lines, step))
+    def _tasks(self, layers: Iterable["_Layer"], room: int) -> "Iterator[tuple[_Layer, slice]]":
+        """Every layer with some clients at a time, so that their weights and outputs fit into so many values."""
+        for layer in layers:
+            yield from ((layer, lines) for lines in in_steps(self.models.lines, max(1, room // layer.values)))
 
     def _layer(self, name: str, taps: Sequence[Tap], *, room: int) -> "_Layer":
         """A layer and its calls, run in the way that is right with the first client's weights."""
@@ -158,14 +159,19 @@ class _Observed:
         with torch.no_grad():
             first = weights(slice(0, 1))
             ways = [products_of(tap.module, first, tap.arguments[0], tap.gradient, room=room) for tap in taps]
-        return _Layer(name, weights, ways)
+        values = sum(tensor.numel() for tensor in first.values()) + _OUTPUTS * taps[0].gradient.numel()
+        return _Layer(name, values, weights, ways)
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer that is run with clients' weights, c_k θ_k [k, *shape] by its own names, and how in each call."""
+    """A layer that is run with clients' weights, c_k θ_k [k, *shape] by its own names, and how in each call.
+
+    For one client it takes so many `values`.
+    """
 
     name: str
+    values: int
     weights: Callable[[slice], Weights]
     ways: Sequence[Products]
 

@@ -34,13 +34,14 @@ def test_every_line_is_in_one_portion(count: int) -> None:
 def test_each_item_is_worked_on_once_by_as_many_threads_as_were_asked_for(count: int) -> None:
     done, waiting = [], threading.Barrier(count)
 
-    def work(item: int) -> None:
+    def work(item: int) -> int:
         if item < count:
             waiting.wait(timeout=60)
         done.append(item)
+        return -item
 
     with Hands(count) as hands:
-        hands.each(work, range(20))
+        assert hands.each(work, range(20)) == [-item for item in range(20)]
     assert sorted(done) == list(range(20))
 
 

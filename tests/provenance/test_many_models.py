@@ -148,7 +148,7 @@ def test_every_call_of_a_layer_counts_for_the_clients_that_were_asked_for() -> N
     weights, x, gradient = inputs_of(module)
     calls = [x, torch.randn_like(x)]
     ways = [products_of(module, weights, one, gradient, room=ROOM) for one in calls]
-    found = _Layer("layer", lambda lines: {name: rows[lines] for name, rows in weights.items()}, ways)
+    found = _Layer("layer", 0, lambda lines: {name: rows[lines] for name, rows in weights.items()}, ways)
     expected = torch.stack([truth(module, weights, one, gradient) for one in calls]).sum(0)
     torch.testing.assert_close(found.products(slice(1, 3)), expected[:, 1:3], rtol=1e-10, atol=1e-10)
 
