@@ -16,6 +16,7 @@ from flforensics.provenance.targets import ClassTarget
 from flforensics.results import Progress
 from flforensics.rounds import ClientModel, Round, StoredModel
 
+_LEFT = 8  # of the memory at least one part in so many is for inputs and clients, however large the model
 _MANY = 16  # inputs from which on eight passes gain more than it takes to lay the states out
 
 
@@ -94,6 +95,16 @@ class Case:
     def parameters(self) -> int:
         """P, the number of floating-point values."""
         return sum(self.new[name].numel() for name in self.floating)
+
+    @property
+    def memory(self) -> int:
+        """Bytes for inputs and clients: what the settings allow, less the models that are there all the time.
+
+        Those are the network's own tensors, the globals, and a state between them. An eighth is left in any case.
+        """
+        models = 2 if self.previous is None else 4
+        held = models * self.parameters * self.settings.dtype.itemsize
+        return max(self.settings.memory - held, self.settings.memory // _LEFT)
 
     def laid_out(self) -> "Case":
         """The same case, its states in the order in memory that is fastest for many passes with many inputs."""

@@ -78,7 +78,7 @@ def _outcomes(
 def _dropped(case: Case) -> Iterator[Mapping[str, Tensor]]:
     """new − s_k for every client; the shares are read for as many clients at once as fit in the budget."""
     size = max(1, case.parameters * case.settings.dtype.itemsize)
-    step = max(1, case.settings.memory // 2 // size)
+    step = max(1, case.memory // 2 // size)
     for block in in_steps(len(case.clients), step):
         shares = {name: client_shares(case, name, block) for name in case.floating}
         for row in range(block.stop - block.start):

@@ -68,7 +68,7 @@ class Walks(ABC):
         if self._keeps(supports):
             yield from (block for name in supports for block in self.kept[name])
             return
-        keep = again and self._bytes <= self.case.settings.memory // 4
+        keep = again and self._bytes <= self.case.memory // 4
         for name in supports:
             self.kept.pop(name, None)
         groups = list(self._groups(supports))
@@ -88,9 +88,8 @@ class Walks(ABC):
     @property
     def _room(self) -> int:
         """The values of a block: two of them take a quarter of the memory at most."""
-        settings = self.case.settings
-        largest: int = min(settings.memory // 8, _LARGEST_BLOCK)
-        return largest // settings.dtype.itemsize
+        largest: int = min(self.case.memory // 8, _LARGEST_BLOCK)
+        return largest // self.case.settings.dtype.itemsize
 
     def _groups(self, supports: Supports) -> Iterator[Supports]:
         """Small tensors together, as many as fit in a block with all their clients; every other one alone."""
@@ -204,7 +203,7 @@ class Directions(Walks):
         found = self._ones(1).new_zeros(self.lines, self.case.new[name].numel())
         for block in self._found({name: self._all(name)}, again=False):
             found[block.lines] = block.factors[:, None] * block.values
-        if self._bytes <= self.case.settings.memory:
+        if self._bytes <= self.case.memory:
             self._whole[name] = found
         return found
 

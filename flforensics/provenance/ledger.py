@@ -82,7 +82,7 @@ class _Walker:
         case = self.case
         part = replace(case, call=case.call[inputs], target=case.target[inputs])
         held = self.scheme.bytes_held(levels, itemsize=case.settings.dtype.itemsize)
-        size = max(1, case.settings.memory // 2 // max(1, self.scheme.passing + held))
+        size = max(1, case.memory // 2 // max(1, self.scheme.passing + held))
         again = again or len(inputs) > size
 
         def work(some: Case) -> list[tuple[Tensor, Tensor]]:
@@ -104,7 +104,7 @@ class _Walker:
                 self.directions.walk(supports(sums), again=again),
                 like=case.target.classes,
                 lines=self.directions.lines,
-                room=settings.memory // 4 // settings.dtype.itemsize,
+                room=case.memory // 4 // settings.dtype.itemsize,
             )
         return [
             (products / nodes, squares.sqrt() / nodes)
@@ -116,8 +116,9 @@ class _Walker:
         total: dict[str, Gradients] = {}
         for node in range(nodes):
             t = (node + 0.5) / nodes
-            state = case.between(self.previous, t)
-            values, found = gradients_at(case.network, state, case.call, target=case.target, plan=self.scheme)
+            values, found = gradients_at(
+                case.network, case.between(self.previous, t), case.call, target=case.target, plan=self.scheme
+            )
             _require_finite(case, values, t)
             for name in found:
                 total[name] = total[name].plus(found[name]) if name in total else found[name]

@@ -17,7 +17,7 @@ def averaged_gradients(case: Case, nodes: Tensor) -> Iterator[tuple[Tensor, dict
     Tensors that the target does not depend on are left out.
     """
     scheme = plan(case.network, case.new, case.call, target=case.target)
-    few = max(1, case.settings.memory // (2 * case.settings.dtype.itemsize * max(1, case.parameters)))
+    few = max(1, case.memory // (2 * case.settings.dtype.itemsize * max(1, case.parameters)))
     for count in sorted(set(nodes.tolist())):
         for rows in torch.split((nodes == count).nonzero().flatten(), few):
             part = replace(case, call=case.call[rows], target=case.target[rows])

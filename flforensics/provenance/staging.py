@@ -146,7 +146,11 @@ class Updates:
         self, tensors: Sequence[RoundTensor], factors: Sequence[float], settings: Settings, support: Support
     ) -> None:
         self.squares: list[float] = []
-        moved = [one.fused.double() - one.previous.double() for one in tensors if one.previous is not None]
+        moved = [
+            one.fused.to(torch.float64, copy=True).sub_(one.previous)
+            for one in tensors
+            if one.previous is not None
+        ]
         self.rest = support.of(side_by_side(moved, torch.float64)).flatten()
         self._factors, self._reader = factors, Reader(tensors, settings, support)
         self._totals = [torch.zeros(support.width, dtype=settings.dtype) for _ in range(HANDS)]

@@ -83,7 +83,7 @@ class _Observed:
         """How many inputs at a time leave half of the memory free."""
         case, pair = self.case, slice(0, 2)
         taking = passing(case.network, case.new, case.call[pair], target=case.target[pair], layers=self.layers)
-        return max(1, case.settings.memory // 2 // max(1, taking))
+        return max(1, case.memory // 2 // max(1, taking))
 
     @cached_property
     def factors(self) -> Tensor:
@@ -113,7 +113,7 @@ class _Observed:
         """⟨g_l, layer_l(x_l; θ_k)⟩ by tensors."""
         gradients = rule_gradients(taps, case.new, case.call.count)
         blocks = self.models.walk(supports([gradients]), again=case.call.count < self.case.call.count)
-        room = case.settings.memory // 4 // case.settings.dtype.itemsize
+        room = case.memory // 4 // case.settings.dtype.itemsize
         met = tensors_met([gradients], blocks, like=case.target.classes, lines=self.models.lines, room=room)
         return ((name, one.products) for name, (one,) in met)
 
@@ -127,7 +127,7 @@ class _Observed:
             calls.setdefault(tap.name, []).append(tap)
         found, on_gpu = {name: self._nothing(case) for name in calls}, self.factors.device.type == "cuda"
         count = HANDS if on_gpu else torch.get_num_threads()
-        room = min(case.settings.memory // 8 // count // case.settings.dtype.itemsize, _AT_ONCE[on_gpu])
+        room = min(case.memory // 8 // count // case.settings.dtype.itemsize, _AT_ONCE[on_gpu])
 
         def prepared(name: str) -> _Layer:
             return self._layer(name, calls[name], room=room // 2)

@@ -10,7 +10,7 @@ from tests.bench.speed import table
 from tests.bench.speed.archives import inputs_of, write_case
 from tests.bench.speed.cases import CNN, SCALES, Case, Subject
 from tests.bench.speed.limit import Rates, Work, measured_rates, seconds_at_best, work_of
-from tests.bench.speed.methods import BATCHED, HASHED, LOOP, METHODS, TRACEFL
+from tests.bench.speed.methods import HASHED, LOOPS, METHODS, TRACEFL
 
 RESULTS = Path(table.__file__).with_name("results.json")
 _TINY = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
@@ -30,9 +30,9 @@ _BERT = {
     ],
     ids=lambda c: c.subject.name,
 )
-def test_the_loop_computes_what_tracefl_computes(case: Case, tmp_path: Path) -> None:
+def test_the_loops_compute_what_tracefl_computes(case: Case, tmp_path: Path) -> None:
     folder = write_case(tmp_path / "archive", case)
-    scores = {name: METHODS[name].run(folder, case, inputs_of(case), "cpu") for name in (LOOP, BATCHED, HASHED)}
+    scores = {name: METHODS[name].run(folder, case, inputs_of(case), "cpu") for name in (*LOOPS, HASHED)}
     ours = METHODS[TRACEFL].run(folder, case, inputs_of(case), "cpu")
     assert ours.shape == (case.inputs, case.clients)
     for name, found in scores.items():

@@ -80,6 +80,13 @@ def walked(walks: Directions | Models, asked: Supports, *, again: bool = False) 
     return found
 
 
+def test_models_take_their_part_of_the_memory() -> None:
+    of, size = case(1 << 20), 8
+    assert of.memory == (1 << 20) - 4 * size * of.parameters
+    assert replace(of, previous=None).memory == (1 << 20) - 2 * size * of.parameters
+    assert case(4 * size * of.parameters).memory == 4 * size * of.parameters // 8
+
+
 @every_memory
 @pytest.mark.parametrize("values", ["full", "delta", "negative-delta"])
 @pytest.mark.parametrize("kind", [Directions, Models])

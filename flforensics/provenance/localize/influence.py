@@ -95,7 +95,7 @@ def _influences(case: Case, updates: _Updates) -> Tensor:
             total += (torch.stack([one[name].flatten() for one in gradients]) @ updates[name].T).double()
         return total / len(case.clients)
 
-    return torch.cat(in_chunks(case, met, size=max(1, case.settings.memory // written_out)))
+    return torch.cat(in_chunks(case, met, size=max(1, case.memory // written_out)))
 
 
 def _gradient(case: Case, row: int) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from tests.bench.measuring import measured
 from tests.bench.speed.archives import inputs_of, write_case
 from tests.bench.speed.cases import Case
 from tests.bench.speed.limit import measured_rates, seconds_at_best, work_of
-from tests.bench.speed.methods import BATCHED, HASHED, LEDGER, LOOP, METHODS, TRACEFL, Method
+from tests.bench.speed.methods import HASHED, LEDGER, LOOPS, METHODS, TRACEFL, Method
 
 _SAME = 1e-4
 Say = Callable[[str], None]
@@ -37,7 +37,7 @@ class Measurement:
 
 def compared(folder: Path, case: Case, how: Measurement, say: Say) -> dict[str, Any]:
     """Seconds, ratios, fractions of the limit and memory of every method on the archive in `folder`."""
-    left_out = (() if case.loop else (LOOP, BATCHED)) + (() if case.tolerance else (LEDGER,))
+    left_out = (() if case.loop else tuple(LOOPS)) + (() if case.tolerance else (LEDGER,))
     methods = {name: method for name, method in METHODS.items() if name not in left_out}
     seconds, scores = _timed(folder, case, methods, how, say)
     if case.loop:
@@ -56,8 +56,7 @@ def compared(folder: Path, case: Case, how: Measurement, say: Say) -> dict[str, 
             say(f"{case.name}: memory of {name}")
             rows[name]["peak"] = _peak(folder, case, name, how.device)
         if case.loop:
-            rows[name]["loop to it"] = _ratio(seconds[LOOP], seconds[name])
-            rows[name]["batched loop to it"] = _ratio(seconds[BATCHED], seconds[name])
+            rows[name] |= {ratio: _ratio(seconds[loop], seconds[name]) for loop, ratio in LOOPS.items()}
         if method.passes is not None:
             cores = torch.get_num_threads() if method.hashing else None
             best = seconds_at_best(work, rates, passes=method.passes, hashing_on=cores)
@@ -110,9 +109,9 @@ def _warm_up(beside: Path, case: Case, methods: dict[str, Method], device: str) 
 
 
 def _require_same(case: Case, scores: dict[str, Tensor]) -> None:
-    """Raises where the loop's scores and ours differ by more than 1e-4 of the largest score of an input."""
+    """Raises where a loop's scores and ours differ by more than 1e-4 of the largest score of an input."""
     for name in (TRACEFL, HASHED):
-        for loop in (LOOP, BATCHED):
+        for loop in LOOPS:
             largest = scores[loop].abs().amax(1)
             worst = float(((scores[name] - scores[loop]).abs().amax(1) / largest).max())
             if not worst <= _SAME:

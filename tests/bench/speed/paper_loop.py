@@ -3,6 +3,10 @@
 Restated for this benchmark from the paper: every client's model is built from its file, hooks keep what goes into
 and comes out of every traced layer of the global model, and then, for every input, traced layer and client, the
 client's layer runs on the global's input and meets the gradient. Nothing of the package's gradients is used.
+
+The published code goes about it in another order, which `as_coded` follows: gradients input by input, every
+client's layer on all inputs together, and then for each input and client one product, whose terms are looked at
+for values that are not finite.
 """
 
 import copy
@@ -35,6 +39,39 @@ def provenance(folder: Path, build: Callable[[], nn.Module], call: Call, *, at_o
     federation = _load(folder, build, device)
     chunks = [call[start : start + at_once] for start in range(0, call.count, at_once)]
     return torch.cat([_trace(federation, chunk.to(torch.device(device), torch.float32)) for chunk in chunks])
+
+
+def as_coded(folder: Path, build: Callable[[], nn.Module], call: Call, *, device: str) -> Tensor:
+    """The same in the order of the published code."""
+    federation, call = _load(folder, build, device), call.to(torch.device(device), torch.float32)
+    inputs = {name: x for name, (x, _) in _hooked(federation.fused, call)[0].items()}
+    slopes = [_slopes_of_one(federation.fused, call[n : n + 1]) for n in range(call.count)]
+    scores = torch.zeros(call.count, len(federation.clients))
+    for depth, (name, x) in enumerate(inputs.items()):
+        factor = _DECAY ** (len(inputs) - 1 - depth)
+        outputs = [_first(layers[name](x)).detach() for layers in federation.clients]
+        for n, slope in enumerate(slopes):
+            gradient = _finite(slope[name])
+            for k, output in enumerate(outputs):
+                scores[n, k] += factor * torch.dot(_finite(output[n]), gradient).item()
+    return scores
+
+
+def _slopes_of_one(network: nn.Module, call: Call) -> dict[str, Tensor]:
+    """The predicted class's gradients at the outputs of traced layers, found with those of all parameters."""
+    network.zero_grad()
+    kept, chosen = _hooked(network, call)
+    for _, output in kept.values():
+        output.retain_grad()
+    chosen.backward()
+    return {name: output.grad for name, (_, output) in kept.items() if output.grad is not None}
+
+
+def _finite(values: Tensor) -> Tensor:
+    """The values, flattened; the published code looks at all of them, too."""
+    assert not values.isnan().any()
+    assert not values.isinf().any()
+    return values.flatten()
 
 
 def _load(folder: Path, build: Callable[[], nn.Module], device: str) -> _Federation:
@@ -79,6 +116,13 @@ def _trace(federation: _Federation, call: Call) -> Tensor:
 
 def _seen(network: nn.Module, call: Call) -> dict[str, tuple[Tensor, Tensor]]:
     """By traced layer in the order of calls: its input, and the predicted class's gradient at its output."""
+    kept, chosen = _hooked(network, call)
+    gradients = torch.autograd.grad(chosen, [y for _, y in kept.values()])
+    return {name: (x, gradient) for (name, (x, _)), gradient in zip(kept.items(), gradients, strict=True)}
+
+
+def _hooked(network: nn.Module, call: Call) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
+    """By traced layer in the order of calls: its input and output; and the predicted classes' logits, summed."""
     kept: dict[str, tuple[Tensor, Tensor]] = {}
 
     def hook(name: str) -> Callable[..., Any]:
@@ -94,9 +138,7 @@ def _seen(network: nn.Module, call: Call) -> dict[str, tuple[Tensor, Tensor]]:
     for handle in handles:
         handle.remove()
     logits = getattr(output, "logits", output)
-    chosen = logits.gather(1, logits.argmax(1, keepdim=True)).sum()
-    gradients = torch.autograd.grad(chosen, [y for _, y in kept.values()])
-    return {name: (x, gradient) for (name, (x, _)), gradient in zip(kept.items(), gradients, strict=True)}
+    return kept, logits.gather(1, logits.argmax(1, keepdim=True)).sum()
 
 
 def call_device(call: Call) -> torch.device:

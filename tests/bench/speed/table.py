@@ -15,6 +15,8 @@ _COLUMNS: dict[str, Callable[[Found], str]] = {
     "`tracefl`, s": lambda found: f"{found[TRACEFL]['seconds']:.2f}",
     "loop / `tracefl`": lambda found: _times(found[TRACEFL].get("loop to it")),
     "loop / `tracefl` with hashing": lambda found: _times(found[HASHED].get("loop to it")),
+    "published order / `tracefl`": lambda found: _times(found[TRACEFL].get("coded loop to it")),
+    "published order / `tracefl` with hashing": lambda found: _times(found[HASHED].get("coded loop to it")),
     "loop, 50 inputs at once / `tracefl`": lambda found: _times(found[TRACEFL].get("batched loop to it")),
     "`ledger --nodes 8` / `tracefl`": lambda found: _times(found[LEDGER_8]["to tracefl"]),
     "`ledger` / `tracefl`": lambda found: _times(found.get(LEDGER, {}).get("to tracefl")),
