@@ -80,6 +80,21 @@ def walked(walks: Directions | Models, asked: Supports, *, again: bool = False) 
     return found
 
 
+@pytest.mark.parametrize("kind", [Directions, Models])
+def test_reading_leaves_the_round_as_it_is(kind: Any) -> None:
+    """Where what is stored has the type of sums already, those must not be formed in it."""
+    of = case()
+    stored = [of.round.previous, of.round.fused, *(client.model for client in of.round.clients)]
+    wide = [replace(one, tensors={n: t.double() for n, t in one.tensors.items()}) for one in stored if one]
+    before = [{name: tensor.clone() for name, tensor in one.tensors.items()} for one in wide]
+    clients = tuple(replace(client, model=model) for client, model in zip(of.round.clients, wide[2:], strict=True))
+    round_ = replace(of.round, previous=wide[0], fused=wide[1], clients=clients)
+    again = case_of(round_, of.rule, of.network, None, settings=of.settings)
+    assert list(kind(again).walk({name: whole(again.new[name].numel()) for name in again.floating}, again=False))
+    for one, expected in zip(wide, before, strict=True):
+        assert all(torch.equal(one.tensors[name], tensor) for name, tensor in expected.items())
+
+
 def test_models_take_their_part_of_the_memory() -> None:
     of, size = case(1 << 20), 8
     assert of.memory == (1 << 20) - 4 * size * of.parameters
