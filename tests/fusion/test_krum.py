@@ -138,7 +138,7 @@ def test_keeping_another_number_gives_other_numbers() -> None:
 @pytest.mark.parametrize("server", ["krum", "multi-krum"])
 def test_cancellation_in_float32_changes_the_winner_and_is_no_finding(server: str) -> None:
     """Large models, small updates: Flower's Message API selects by rounding errors, and is honest."""
-    surprises = 0
+    surprises = near_ties = 0
     for seed in range(8):
         setting = Setting(clients=6, rounds=1, seed=seed, spread=1e-4, counters=False)
         round_, rule, parameters = served(server, 1, 2, setting)
@@ -148,8 +148,12 @@ def test_cancellation_in_float32_changes_the_winner_and_is_no_finding(server: st
         surprises += chosen != best(round_, 1, keep)
         found = replayed(round_, rule, **parameters)
         assert found.verdict is Verdict.CONSISTENT
-        assert ("near tie" in str(found.form)) == (chosen != best(round_, 1, keep))
+        # whom rounding selects is the machine's affair; by chance it is whom another metric would select
+        reasons = [note for note in ("near tie", "norms per tensor") if note in str(found.form)]
+        assert bool(reasons) == (chosen != best(round_, 1, keep))
+        near_ties += "near tie" in reasons
     assert surprises
+    assert near_ties
 
 
 def test_only_the_selections_that_rounding_allows() -> None:
