@@ -116,7 +116,7 @@ class _Walker:
         total: dict[str, Gradients] = {}
         for node in range(nodes):
             t = (node + 0.5) / nodes
-            values, found = gradients_at(
+            values, found = gradients_at(  # the state has no name here, so that it is gone before the next is made
                 case.network, case.between(self.previous, t), case.call, target=case.target, plan=self.scheme
             )
             _require_finite(case, values, t)
